@@ -1,0 +1,2 @@
+//! The command `xip`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Images laid out for execution in place, built without root.

@@ -1,0 +1,1 @@
+//! Unmodified programs executed in place on this host.

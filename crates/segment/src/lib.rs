@@ -1,0 +1,1 @@
+//! Segments: images held once in shared memory, and who shares them.

@@ -1,0 +1,2 @@
+//! Set-up, test, lint, bench.
+fn main() {}
