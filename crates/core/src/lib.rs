@@ -1,1 +1,31 @@
-//! What execute in place is: memory that is storage, and the file operations over it.
+//! Execute in place, the core: storage that is memory is used where it is.
+//!
+//! Five short files say what XIP is:
+//!
+//! 1. [`region`]: memory that is storage. The only home of raw pointers.
+//! 2. [`device`]: something that has such memory, and says so by [`Device::direct_access`].
+//! 3. [`mapping`]: a file's pages as pages of the device, by [`Mapping::get_xip_page`].
+//! 4. [`ops`]: read, write, readv, writev, sendfile and truncate over any mapping. No page is copied to a cache first.
+//! 5. [`env`]: locks and clock, which come from outside.
+//!
+//! `no_std`, no allocator, no dependency: the core could live in a kernel. The words are those of the kernel's
+//! `Documentation/filesystems/xip.txt` of 2008.
+#![no_std]
+#![deny(unsafe_code)]
+
+pub mod cached;
+pub mod device;
+pub mod env;
+pub mod error;
+pub mod mapping;
+pub mod ops;
+pub mod page;
+pub mod region;
+
+pub use cached::{Cached, PageIo};
+pub use device::{Device, Properties};
+pub use env::{Alone, Env, Frozen, LockId, Timestamp};
+pub use error::Error;
+pub use mapping::{Create, Extent, Host, InPlace, Mapping, Pages};
+pub use page::{PAGE_SIZE, PageIndex, PageNo, Run};
+pub use region::{Region, RegionMut};

@@ -1,0 +1,161 @@
+//! The device: something whose storage the CPU can address, and that says so by `direct_access`.
+
+use crate::error::Error;
+use crate::page::{PAGE_BYTES, PAGE_SIZE, PageNo};
+use crate::region::{Region, RegionMut};
+
+/// What a device is (contract 1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Properties {
+    /// Whether its storage is addressed by the CPU. `None`: yes. Otherwise the reason, in words.
+    pub not_in_place: Option<&'static str>,
+    /// Writes are possible. A device that says no refuses them itself.
+    pub writable: bool,
+    /// What was flushed and fenced survives a loss of power.
+    pub persistent: bool,
+    /// No one can change it, in this program or outside: regions of it may become slices.
+    pub sealed: bool,
+    /// References are leases: while a page is referenced its chip cannot be programmed or erased (NOR flash; `point`
+    /// and `unpoint` in the old MTD interface).
+    pub leases: bool,
+}
+
+/// Storage in pages of 4096 bytes.
+///
+/// `direct_access` is optional, as in 2008: a device without it implements `read` and `write`, gives the reason in its
+/// [`Properties`], and a volume on it is not XIP. A device with it gets `read` and `write` for nothing.
+pub trait Device {
+    /// How many pages there are.
+    fn pages(&self) -> u64;
+
+    /// What it is.
+    fn properties(&self) -> Properties;
+
+    /// The storage from `first` on, at most `count` pages of it, at least one: as many as are usable in one stretch.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::Gone`], [`Error::BadMedium`]; [`Error::NoDirectAccess`] where it is not offered.
+    fn direct_access(&self, first: PageNo, count: u64) -> Result<Region<'_>, Error> {
+        let _ = (first, count);
+        Err(Error::NoDirectAccess { reason: self.properties().not_in_place.unwrap_or("the device does not offer it") })
+    }
+
+    /// As [`Device::direct_access`], to be written too.
+    ///
+    /// # Errors
+    /// Also [`Error::ReadOnly`]: the device enforces it, not a mount flag (contract 1).
+    fn direct_access_mut(&self, first: PageNo, count: u64) -> Result<RegionMut<'_>, Error> {
+        self.direct_access(first, count)?;
+        Err(Error::ReadOnly)
+    }
+
+    /// Copies the bytes at `at` into `to`, all of them. For small things such as records of metadata, and for the
+    /// cached path.
+    ///
+    /// # Errors
+    /// As [`Device::direct_access`]; then `to` may be partly filled.
+    #[inline]
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        let mut done = 0;
+        while done < to.len() {
+            let (region, within) = stretch(self.pages(), at, done, to.len(), |p, n| self.direct_access(p, n))?;
+            done += region.read(within, &mut to[done..]);
+        }
+        Ok(())
+    }
+
+    /// Copies `from` to the bytes at `at`, all of them.
+    ///
+    /// # Errors
+    /// As [`Device::direct_access_mut`]; then part of it may be written.
+    #[inline]
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        let mut done = 0;
+        while done < from.len() {
+            let (region, within) = stretch(self.pages(), at, done, from.len(), |p, n| self.direct_access_mut(p, n))?;
+            done += region.write(within, &from[done..]);
+        }
+        Ok(())
+    }
+
+    /// Starts to make `[at, at + len)` durable; [`Device::fence`] waits for it. Nothing to do in plain memory.
+    ///
+    /// # Errors
+    /// The medium's.
+    fn flush(&self, at: u64, len: u64) -> Result<(), Error> {
+        let _ = (at, len);
+        Ok(())
+    }
+
+    /// Returns when all that was flushed is durable: nothing after it becomes durable before.
+    ///
+    /// # Errors
+    /// The medium's.
+    fn fence(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl<D: Device + ?Sized> Device for &D {
+    fn pages(&self) -> u64 {
+        (**self).pages()
+    }
+    fn properties(&self) -> Properties {
+        (**self).properties()
+    }
+    fn direct_access(&self, first: PageNo, count: u64) -> Result<Region<'_>, Error> {
+        (**self).direct_access(first, count)
+    }
+    fn direct_access_mut(&self, first: PageNo, count: u64) -> Result<RegionMut<'_>, Error> {
+        (**self).direct_access_mut(first, count)
+    }
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        (**self).read(at, to)
+    }
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        (**self).write(at, from)
+    }
+    fn flush(&self, at: u64, len: u64) -> Result<(), Error> {
+        (**self).flush(at, len)
+    }
+    fn fence(&self) -> Result<(), Error> {
+        (**self).fence()
+    }
+}
+
+/// The rule every `direct_access` shares: the range is inside the device, and at least one page long.
+/// Returns how many pages may be given.
+///
+/// # Errors
+/// [`Error::OutOfRange`], [`Error::Invalid`] for no pages at all.
+#[inline]
+pub fn check_range(first: PageNo, count: u64, pages: u64) -> Result<u64, Error> {
+    if count == 0 {
+        return Err(Error::Invalid("direct access to no pages"));
+    }
+    if first.0 >= pages {
+        return Err(Error::OutOfRange { first, count, pages });
+    }
+    Ok(count.min(pages - first.0))
+}
+
+/// The region that holds byte `at + done`, and where in it that byte is.
+#[inline]
+fn stretch<R>(
+    pages: u64,
+    at: u64,
+    done: usize,
+    len: usize,
+    access: impl FnOnce(PageNo, u64) -> Result<R, Error>,
+) -> Result<(R, usize), Error> {
+    let beyond =
+        || Error::OutOfRange { first: PageNo(at / PAGE_BYTES), count: (len as u64).div_ceil(PAGE_BYTES), pages };
+    let byte = at.checked_add(done as u64).ok_or_else(beyond)?;
+    let within = (byte % PAGE_BYTES) as usize % PAGE_SIZE;
+    let count = (within + (len - done)).div_ceil(PAGE_SIZE) as u64;
+    let first = PageNo(byte / PAGE_BYTES);
+    if first.0.checked_add(count).is_none_or(|end| end > pages) {
+        return Err(beyond());
+    }
+    Ok((access(first, count)?, within))
+}

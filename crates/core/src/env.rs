@@ -1,0 +1,83 @@
+//! Locks and clock, which come from outside: a kernel has its own, a program has the standard library's, and a
+//! builder that is alone needs none.
+
+/// Seconds and nanoseconds since 1970, before it negative.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01 00:00 UTC.
+    pub seconds: i64,
+    /// Nanoseconds, less than 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// What a lock protects. Lock order: an inode before a group, a lower number before a higher one, `Super` last.
+/// Nobody takes a lock of an earlier kind while holding a later one, so no two threads can wait for each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LockId {
+    /// The whole tree of names: taken by renames of directories, so that no loop can arise.
+    Tree,
+    /// One inode: its size, its block map, its data against writers.
+    Inode(u32),
+    /// Allocation within one group.
+    Group(u32),
+    /// Counters of the whole volume.
+    Super,
+}
+
+/// The outside world of a volume.
+pub trait Env {
+    /// Held while the lock is; released by dropping it.
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    /// The time now, for atime, mtime and ctime.
+    fn now(&self) -> Timestamp;
+
+    /// Waits until no one holds `what` exclusively. Holders of shared locks never wait for each other.
+    fn shared(&self, what: LockId) -> Self::Guard<'_>;
+
+    /// Waits until no one else holds `what`.
+    fn exclusive(&self, what: LockId) -> Self::Guard<'_>;
+}
+
+/// The environment of one who is alone with a volume, or who only reads one that no one can write (a sealed
+/// segment): no locks, and a clock that stands still. `Cell` makes a volume in it unshareable between threads;
+/// [`Frozen`] is for sealed storage, which threads may share since nothing can change.
+#[derive(Debug, Default)]
+pub struct Alone {
+    time: core::cell::Cell<Timestamp>,
+}
+
+impl Alone {
+    /// All changes will carry this time: what a reproducible image needs.
+    pub fn at(time: Timestamp) -> Self {
+        Self { time: core::cell::Cell::new(time) }
+    }
+}
+
+impl Env for Alone {
+    type Guard<'a> = ();
+    fn now(&self) -> Timestamp {
+        self.time.get()
+    }
+    #[inline]
+    fn shared(&self, _: LockId) {}
+    #[inline]
+    fn exclusive(&self, _: LockId) {}
+}
+
+/// The environment of readers of a device that no one can write. A volume opened with it refuses every change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Frozen;
+
+impl Env for Frozen {
+    type Guard<'a> = ();
+    fn now(&self) -> Timestamp {
+        Timestamp::default()
+    }
+    #[inline]
+    fn shared(&self, _: LockId) {}
+    #[inline]
+    fn exclusive(&self, _: LockId) {}
+}
