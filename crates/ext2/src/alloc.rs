@@ -1,0 +1,265 @@
+//! Bitmaps and counters: which blocks and inodes are free.
+//!
+//! What is allocated is *reserved* first: a [`Reservation`] gives its blocks back unless it is committed, so that a
+//! failure between reserving and linking loses nothing (contract 2).
+//!
+//! Locks: a group's while its bitmap and counters change, then the volume's for its counters, never two groups'.
+
+use crate::error::Error;
+use crate::geometry::{FIRST_INODE, SUPER_AT};
+use crate::inode::InodeNo;
+use crate::volume::Volume;
+use core::ops::Range;
+use xip_core::{Device, Env, LockId};
+
+/// Blocks that were taken from the bitmap and belong to no file yet.
+pub(crate) struct Reservation<'v, D: Device, E: Env> {
+    volume: &'v Volume<D, E>,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+impl<D: Device, E: Env> Reservation<'_, D, E> {
+    /// They are linked now.
+    pub(crate) fn commit(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl<D: Device, E: Env> Drop for Reservation<'_, D, E> {
+    fn drop(&mut self) {
+        // Best effort: what cannot be given back is leaked, which a check finds.
+        let _ = self.volume.free_blocks(self.first, self.count);
+    }
+}
+
+/// Which counter of a group descriptor; the superblock has one of the same meaning.
+#[derive(Clone, Copy)]
+enum Counter {
+    Blocks,
+    Inodes,
+    Directories,
+}
+
+impl<D: Device, E: Env> Volume<D, E> {
+    /// Takes up to `want` free blocks that follow each other, as near after `goal` as can be.
+    pub(crate) fn reserve(&self, goal: u32, want: u32) -> Result<Reservation<'_, D, E>, Error> {
+        self.check_writable()?;
+        let geometry = &self.geometry;
+        let goal = if geometry.is_data(goal) { goal } else { geometry.first_data_block + 1 };
+        let goal_group = geometry.group_of_block(goal);
+        // The goal's group from the goal on, every other group, and the goal's group once more from its start.
+        for step in 0..=geometry.groups {
+            let group = (goal_group + step) % geometry.groups;
+            let range = geometry.group_blocks(group);
+            let from = if step == 0 { goal - range.start } else { 0 };
+            if let Some(taken) = self.take_bits(group, from, want)? {
+                return Ok(Reservation {
+                    volume: self,
+                    first: range.start + taken.start,
+                    count: taken.end - taken.start,
+                });
+            }
+        }
+        Err(Error::NoSpace)
+    }
+
+    fn take_bits(&self, group: u32, from: u32, want: u32) -> Result<Option<Range<u32>>, Error> {
+        let _guard = self.env.exclusive(LockId::Group(group));
+        if self.group_counter(group, Counter::Blocks)?.1 == 0 {
+            return Ok(None);
+        }
+        let descriptor = self.group(group)?;
+        let bitmap = self.geometry.byte(descriptor.block_bitmap);
+        let blocks = self.geometry.group_blocks(group);
+        let len = blocks.end - blocks.start;
+        let Some(mut start) = self.find_zero(bitmap, from, len)? else { return Ok(None) };
+        // Only a damaged bitmap calls metadata free; it is stepped over, not handed out.
+        while descriptor.owns(&self.geometry, group, blocks.start + start) {
+            start = match self.find_zero(bitmap, start + 1, len)? {
+                Some(next) => next,
+                None => return Ok(None),
+            };
+        }
+        let limit = start.saturating_add(want.max(1)).min(len);
+        let mut end = self.find_one(bitmap, start, limit)?.unwrap_or(limit);
+        if let Some(owned) = (start..end).find(|&bit| descriptor.owns(&self.geometry, group, blocks.start + bit)) {
+            end = owned;
+        }
+        self.set_bits(bitmap, start..end, true)?;
+        self.count(group, Counter::Blocks, -i64::from(end - start))?;
+        Ok(Some(start..end))
+    }
+
+    /// Gives blocks back. They are in the range of the volume, but maybe of several groups.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a block that is free already or belongs to the format: the volume is damaged.
+    pub(crate) fn free_blocks(&self, first: u32, count: u32) -> Result<(), Error> {
+        let (mut first, end) = (first, first + count);
+        while first < end {
+            let group = self.geometry.group_of_block(first);
+            let blocks = self.geometry.group_blocks(group);
+            let part = first..end.min(blocks.end);
+            let _guard = self.env.exclusive(LockId::Group(group));
+            let descriptor = self.group(group)?;
+            let bitmap = self.geometry.byte(descriptor.block_bitmap);
+            let bits = part.start - blocks.start..part.end - blocks.start;
+            let owned = part.clone().any(|block| descriptor.owns(&self.geometry, group, block));
+            if owned || self.find_zero(bitmap, bits.start, bits.end)?.is_some() {
+                return Err(Error::Corrupt {
+                    what: "a block that is freed is not allocated",
+                    inode: 0,
+                    at: first.into(),
+                });
+            }
+            let freed = i64::from(bits.end - bits.start);
+            self.set_bits(bitmap, bits, false)?;
+            self.count(group, Counter::Blocks, freed)?;
+            first = part.end;
+        }
+        Ok(())
+    }
+
+    /// Whether a block is taken according to the bitmap.
+    pub(crate) fn is_allocated(&self, block: u32) -> Result<bool, Error> {
+        let group = self.geometry.group_of_block(block);
+        let bit = block - self.geometry.group_blocks(group).start;
+        let bitmap = self.geometry.byte(self.group(group)?.block_bitmap);
+        Ok(self.find_zero(bitmap, bit, bit + 1)?.is_none())
+    }
+
+    /// Takes a free inode, in the group of `near` if it has one.
+    pub(crate) fn reserve_inode(&self, near: InodeNo, directory: bool) -> Result<InodeNo, Error> {
+        self.check_writable()?;
+        let geometry = &self.geometry;
+        let start = (near.0 - 1) / geometry.inodes_per_group;
+        for step in 0..geometry.groups {
+            let group = (start + step) % geometry.groups;
+            let _guard = self.env.exclusive(LockId::Group(group));
+            if self.group_counter(group, Counter::Inodes)?.1 == 0 {
+                continue;
+            }
+            let bitmap = geometry.byte(self.group(group)?.inode_bitmap);
+            // Reserved inodes are all in the first group, whatever its bitmap says.
+            let from = if group == 0 { geometry.first_inode.max(FIRST_INODE) - 1 } else { 0 };
+            if let Some(bit) = self.find_zero(bitmap, from, geometry.inodes_per_group)? {
+                self.set_bits(bitmap, bit..bit + 1, true)?;
+                self.count(group, Counter::Inodes, -1)?;
+                if directory {
+                    self.count(group, Counter::Directories, 1)?;
+                }
+                return Ok(InodeNo(group * geometry.inodes_per_group + bit + 1));
+            }
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// Gives an inode back.
+    pub(crate) fn free_inode(&self, number: InodeNo, directory: bool) -> Result<(), Error> {
+        let group = (number.0 - 1) / self.geometry.inodes_per_group;
+        let bit = (number.0 - 1) % self.geometry.inodes_per_group;
+        let _guard = self.env.exclusive(LockId::Group(group));
+        let bitmap = self.geometry.byte(self.group(group)?.inode_bitmap);
+        self.set_bits(bitmap, bit..bit + 1, false)?;
+        self.count(group, Counter::Inodes, 1)?;
+        if directory {
+            self.count(group, Counter::Directories, -1)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a directory whose inode was reserved by other means: the root.
+    pub(crate) fn count_directory(&self, number: InodeNo) -> Result<(), Error> {
+        self.count((number.0 - 1) / self.geometry.inodes_per_group, Counter::Directories, 1)
+    }
+
+    fn group_counter(&self, group: u32, counter: Counter) -> Result<(u64, u16), Error> {
+        let offset = match counter {
+            Counter::Blocks => 12,
+            Counter::Inodes => 14,
+            Counter::Directories => 16,
+        };
+        let at = self.geometry.descriptor_at(group) + offset;
+        let mut bytes = [0; 2];
+        self.device.read(at, &mut bytes)?;
+        Ok((at, u16::from_le_bytes(bytes)))
+    }
+
+    /// Adds to a counter of a group, and of the volume. A damaged counter saturates; it never wraps.
+    fn count(&self, group: u32, counter: Counter, change: i64) -> Result<(), Error> {
+        let (at, old) = self.group_counter(group, counter)?;
+        let new = u16::try_from((i64::from(old) + change).clamp(0, u16::MAX.into())).unwrap_or(u16::MAX);
+        self.device.write(at, &new.to_le_bytes())?;
+        self.device.flush(at, 2)?;
+        let offset = match counter {
+            Counter::Blocks => 12,
+            Counter::Inodes => 16,
+            Counter::Directories => return Ok(()),
+        };
+        let _guard = self.env.exclusive(LockId::Super);
+        let mut bytes = [0; 4];
+        self.device.read(SUPER_AT + offset, &mut bytes)?;
+        let old = u32::from_le_bytes(bytes);
+        let new = u32::try_from((i64::from(old) + change).clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
+        self.device.write(SUPER_AT + offset, &new.to_le_bytes())?;
+        Ok(self.device.flush(SUPER_AT + offset, 4)?)
+    }
+
+    fn set_bits(&self, bitmap: u64, bits: Range<u32>, value: bool) -> Result<(), Error> {
+        let mut bit = bits.start;
+        while bit < bits.end {
+            let at = bitmap + u64::from(bit / 8);
+            // Whole bytes at once, up to a buffer's worth; the edges bit by bit.
+            if bit % 8 == 0 && bits.end - bit >= 8 {
+                let bytes = [if value { 0xff } else { 0 }; 128];
+                let count = ((bits.end - bit) / 8).min(128);
+                self.device.write(at, &bytes[..count as usize])?;
+                bit += 8 * count;
+            } else {
+                let mut byte = [0u8];
+                self.device.read(at, &mut byte)?;
+                let mask = 1 << (bit % 8);
+                byte[0] = if value { byte[0] | mask } else { byte[0] & !mask };
+                self.device.write(at, &byte)?;
+                bit += 1;
+            }
+        }
+        let (first, last) = (bits.start / 8, bits.end.div_ceil(8));
+        Ok(self.device.flush(bitmap + u64::from(first), u64::from(last - first))?)
+    }
+
+    fn find_zero(&self, bitmap: u64, from: u32, to: u32) -> Result<Option<u32>, Error> {
+        self.find(bitmap, from, to, u64::MAX)
+    }
+
+    fn find_one(&self, bitmap: u64, from: u32, to: u32) -> Result<Option<u32>, Error> {
+        self.find(bitmap, from, to, 0)
+    }
+
+    /// The first bit in `[from, to)` that differs from those of `same`, which is all ones or all zeros.
+    fn find(&self, bitmap: u64, from: u32, to: u32, same: u64) -> Result<Option<u32>, Error> {
+        let mut chunk = [0u8; 64];
+        let mut bit = from;
+        while bit < to {
+            // From the word that holds the bit, to the end of the chunk or of the block: bitmaps are whole blocks.
+            let word = bit / 64 * 64;
+            let at = word / 8;
+            let len = chunk.len().min((self.geometry.block_size - at) as usize);
+            self.device.read(bitmap + u64::from(at), &mut chunk[..len])?;
+            for (n, bytes) in chunk[..len].chunks_exact(8).enumerate() {
+                let start = word + 64 * n as u32;
+                let mut differing = u64::from_le_bytes(crate::raw::bytes_at(bytes, 0)) ^ same;
+                if bit > start {
+                    differing &= u64::MAX << (bit - start);
+                }
+                if differing != 0 {
+                    let found = start + differing.trailing_zeros();
+                    return Ok((found < to).then_some(found));
+                }
+                bit = start + 64;
+            }
+        }
+        Ok(None)
+    }
+}

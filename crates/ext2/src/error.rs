@@ -1,0 +1,150 @@
+//! What can go wrong with a volume.
+
+use core::fmt;
+use xip_core::error::errno;
+
+/// An error of a volume. Each has an errno, and its text names the thing.
+#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// The device below.
+    Device(xip_core::Error),
+    /// No ext2 superblock is there: `EINVAL`.
+    NotExt2 {
+        /// What was found wrong.
+        what: &'static str,
+    },
+    /// A field of the superblock or of a group descriptor is out of range: `EUCLEAN`.
+    BadGeometry {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// A feature this implementation does not know and that forbids reading: `EOPNOTSUPP`.
+    UnknownFeature {
+        /// The bits of `s_feature_incompat` that are not known.
+        incompat: u32,
+    },
+    /// `XIP: Unsupported blocksize`, as the kernel said it: `EINVAL`.
+    UnsupportedBlocksize {
+        /// Bytes in a block.
+        size: u32,
+    },
+    /// Something on the volume contradicts itself: `EUCLEAN`.
+    Corrupt {
+        /// What is wrong.
+        what: &'static str,
+        /// The inode it belongs to, 0 for none.
+        inode: u32,
+        /// Where: a block number, a position in a directory, or a value.
+        at: u64,
+    },
+    /// Does not exist: `ENOENT`.
+    NotFound,
+    /// Exists already: `EEXIST`.
+    Exists,
+    /// Not a directory: `ENOTDIR`.
+    NotDirectory,
+    /// A directory: `EISDIR`.
+    IsDirectory,
+    /// Not of the kind the operation needs: `EINVAL`.
+    WrongKind,
+    /// The directory is not empty: `ENOTEMPTY`.
+    NotEmpty,
+    /// Longer than 255 bytes: `ENAMETOOLONG`.
+    NameTooLong,
+    /// Empty, or with a slash or a zero byte in it: `EINVAL`.
+    InvalidName,
+    /// A file cannot have more links: `EMLINK`.
+    TooManyLinks,
+    /// A directory cannot have more entries: `ENOSPC`.
+    DirectoryFull,
+    /// No block or no inode is free: `ENOSPC`.
+    NoSpace,
+    /// The file has no such attribute: `ENODATA`.
+    NoAttribute,
+    /// Larger than what the format can hold, or than the buffer given: `ERANGE`.
+    ValueTooLarge,
+    /// The volume is read-only: `EROFS`.
+    ReadOnly {
+        /// Why.
+        reason: &'static str,
+    },
+    /// Not offered: `EOPNOTSUPP`.
+    Unsupported(&'static str),
+}
+
+impl Error {
+    /// The errno that stands for this error.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Device(error) => error.errno(),
+            Self::NotExt2 { .. } | Self::UnsupportedBlocksize { .. } | Self::InvalidName | Self::WrongKind => {
+                errno::EINVAL
+            }
+            Self::BadGeometry { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
+            Self::UnknownFeature { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
+            Self::NotFound => errno::ENOENT,
+            Self::Exists => errno::EEXIST,
+            Self::NotDirectory => errno::ENOTDIR,
+            Self::IsDirectory => errno::EISDIR,
+            Self::NotEmpty => errno::ENOTEMPTY,
+            Self::NameTooLong => errno::ENAMETOOLONG,
+            Self::TooManyLinks => errno::EMLINK,
+            Self::DirectoryFull | Self::NoSpace => errno::ENOSPC,
+            Self::NoAttribute => errno::ENODATA,
+            Self::ValueTooLarge => errno::ERANGE,
+            Self::ReadOnly { .. } => errno::EROFS,
+        }
+    }
+}
+
+impl From<xip_core::Error> for Error {
+    fn from(error: xip_core::Error) -> Self {
+        match error {
+            xip_core::Error::NoSpace => Self::NoSpace,
+            other => Self::Device(other),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(error) => error.fmt(f),
+            Self::NotExt2 { what } => write!(f, "not an ext2 volume: {what}"),
+            Self::BadGeometry { field, value } => {
+                write!(f, "the volume is damaged: {field} is {value}; run e2fsck on it")
+            }
+            Self::UnknownFeature { incompat } => {
+                write!(f, "the volume has features this program does not know (incompat {incompat:#x}); ")?;
+                f.write_str("make it as plain ext2 (mke2fs -t ext2, or xip build)")
+            }
+            Self::UnsupportedBlocksize { size } => {
+                write!(f, "XIP: Unsupported blocksize {size}; in place needs blocks of 4096 bytes (mke2fs -b 4096)")
+            }
+            Self::Corrupt { what, inode: 0, at } => write!(f, "the volume is damaged: {what} ({at}); run e2fsck on it"),
+            Self::Corrupt { what, inode, at } => {
+                write!(f, "the volume is damaged: inode {inode}: {what} ({at}); run e2fsck on it")
+            }
+            Self::NotFound => f.write_str("no such file or directory"),
+            Self::Exists => f.write_str("the name exists already"),
+            Self::NotDirectory => f.write_str("not a directory"),
+            Self::IsDirectory => f.write_str("is a directory"),
+            Self::WrongKind => f.write_str("not the kind of file this needs"),
+            Self::NotEmpty => f.write_str("the directory is not empty"),
+            Self::NameTooLong => f.write_str("the name is longer than 255 bytes"),
+            Self::InvalidName => f.write_str("a name cannot be empty or hold a slash or a zero byte"),
+            Self::TooManyLinks => f.write_str("the file has as many links as the format can count"),
+            Self::DirectoryFull => f.write_str("the directory's index is full"),
+            Self::NoSpace => f.write_str("no space left on the volume"),
+            Self::NoAttribute => f.write_str("no such attribute"),
+            Self::ValueTooLarge => f.write_str("the value is too large"),
+            Self::ReadOnly { reason } => write!(f, "the volume is read-only: {reason}"),
+            Self::Unsupported(what) => f.write_str(what),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,302 @@
+//! What a file is: its inode, checked.
+
+use crate::error::Error;
+use crate::raw::{INODE_BASE, RawInode};
+use xip_core::Timestamp;
+
+/// The number of an inode.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct InodeNo(pub u32);
+
+impl InodeNo {
+    /// The root directory.
+    pub const ROOT: Self = Self(crate::geometry::ROOT);
+}
+
+/// The kind of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A block device.
+    Block,
+    /// A character device.
+    Character,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl Kind {
+    /// The type bits of a mode.
+    pub fn mode(self) -> u16 {
+        match self {
+            Self::Fifo => 0o010_000,
+            Self::Character => 0o020_000,
+            Self::Directory => 0o040_000,
+            Self::Block => 0o060_000,
+            Self::Regular => 0o100_000,
+            Self::Symlink => 0o120_000,
+            Self::Socket => 0o140_000,
+        }
+    }
+
+    /// The kind that the type bits of `mode` name.
+    pub fn from_mode(mode: u16) -> Option<Self> {
+        [Self::Fifo, Self::Character, Self::Directory, Self::Block, Self::Regular, Self::Symlink, Self::Socket]
+            .into_iter()
+            .find(|kind| kind.mode() == mode & 0o170_000)
+    }
+
+    /// The number in a directory entry (`filetype`).
+    pub(crate) fn entry_type(self) -> u8 {
+        match self {
+            Self::Regular => 1,
+            Self::Directory => 2,
+            Self::Character => 3,
+            Self::Block => 4,
+            Self::Fifo => 5,
+            Self::Socket => 6,
+            Self::Symlink => 7,
+        }
+    }
+
+    /// The kind that a directory entry names, `None` when it names none.
+    pub(crate) fn from_entry_type(number: u8) -> Option<Self> {
+        [Self::Regular, Self::Directory, Self::Character, Self::Block, Self::Fifo, Self::Socket, Self::Symlink]
+            .into_iter()
+            .find(|kind| kind.entry_type() == number)
+    }
+}
+
+/// An inode as it was when it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inode {
+    /// Its number.
+    pub number: InodeNo,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with set-id and sticky: the lower 12 bits of the mode.
+    pub permissions: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Names that lead to it.
+    pub links: u16,
+    /// Storage it has, in units of 512 bytes, with the blocks of pointers and attributes.
+    pub blocks512: u32,
+    /// Last read.
+    pub atime: Timestamp,
+    /// Last change of the data.
+    pub mtime: Timestamp,
+    /// Last change of the inode.
+    pub ctime: Timestamp,
+    /// Made; the epoch where the inode has no room for it.
+    pub crtime: Timestamp,
+    /// `i_flags`.
+    pub flags: u32,
+    /// `i_generation`.
+    pub generation: u32,
+    /// Major and minor number of a device, else zeros.
+    pub device: (u32, u32),
+}
+
+/// Set on a directory that has a hash index.
+pub(crate) const FLAG_INDEX: u32 = 0x1000;
+/// The format of block pointers is not ours to read: extents, inline data, encryption. Their features are incompat, so
+/// only a damaged volume has them here.
+const FLAGS_FOREIGN: u32 = 0x0008_0000 | 0x1000_0000 | 0x800;
+
+impl Inode {
+    pub(crate) fn check(raw: &RawInode, number: InodeNo, largest: u64) -> Result<Self, Error> {
+        let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
+        if raw.links() == 0 {
+            return Err(Error::NotFound);
+        }
+        let kind = Kind::from_mode(raw.mode()).ok_or(corrupt("unknown kind of file", raw.mode().into()))?;
+        if raw.flags() & FLAGS_FOREIGN != 0 {
+            return Err(corrupt("a layout that is not ext2's", raw.flags().into()));
+        }
+        let high = if matches!(kind, Kind::Regular | Kind::Directory) { raw.size_high() } else { 0 };
+        let size = u64::from(high) << 32 | u64::from(raw.size_low());
+        if size > largest {
+            return Err(corrupt("the size is beyond what the format can hold", size));
+        }
+        let device = match kind {
+            Kind::Block | Kind::Character => decode_device(raw.block(0), raw.block(1)),
+            _ => (0, 0),
+        };
+        let extra = usize::from(raw.extra_size());
+        // A time's extra part counts only when the inode says it has room for it.
+        let time = |seconds: u32, more: u32, end: usize| {
+            decode_time(seconds, if INODE_BASE + extra >= end { more } else { 0 })
+        };
+        Ok(Self {
+            number,
+            kind,
+            permissions: raw.mode() & 0o7777,
+            uid: u32::from(raw.uid_high()) << 16 | u32::from(raw.uid_low()),
+            gid: u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low()),
+            size,
+            links: raw.links(),
+            blocks512: raw.blocks512(),
+            atime: time(raw.atime(), raw.atime_extra(), 144),
+            mtime: time(raw.mtime(), raw.mtime_extra(), 140),
+            ctime: time(raw.ctime(), raw.ctime_extra(), 136),
+            crtime: if INODE_BASE + extra >= 152 {
+                decode_time(raw.crtime(), raw.crtime_extra())
+            } else {
+                Timestamp::default()
+            },
+            flags: raw.flags(),
+            generation: raw.generation(),
+            device,
+        })
+    }
+}
+
+/// What to change of an inode; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    /// Permission bits, with set-id and sticky.
+    pub permissions: Option<u16>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last read.
+    pub atime: Option<Timestamp>,
+    /// Last change of the data.
+    pub mtime: Option<Timestamp>,
+    /// Last change of the inode; `None`: now.
+    pub ctime: Option<Timestamp>,
+    /// Made.
+    pub crtime: Option<Timestamp>,
+}
+
+impl SetAttributes {
+    pub(crate) fn apply(&self, raw: &mut RawInode, now: Timestamp) {
+        if let Some(permissions) = self.permissions {
+            raw.set_mode(raw.mode() & 0o170_000 | permissions & 0o7777);
+        }
+        if let Some(uid) = self.uid {
+            raw.set_uid_low((uid & 0xffff) as u16);
+            raw.set_uid_high((uid >> 16) as u16);
+        }
+        if let Some(gid) = self.gid {
+            raw.set_gid_low((gid & 0xffff) as u16);
+            raw.set_gid_high((gid >> 16) as u16);
+        }
+        let time = |set: &mut dyn FnMut(u32, u32), time: Option<Timestamp>| {
+            if let Some(time) = time {
+                let (seconds, extra) = encode_time(time);
+                set(seconds, extra);
+            }
+        };
+        let wide = INODE_BASE + usize::from(raw.extra_size());
+        time(
+            &mut |s, x| {
+                raw.set_atime(s);
+                if wide >= 144 {
+                    raw.set_atime_extra(x)
+                }
+            },
+            self.atime,
+        );
+        time(
+            &mut |s, x| {
+                raw.set_mtime(s);
+                if wide >= 140 {
+                    raw.set_mtime_extra(x)
+                }
+            },
+            self.mtime,
+        );
+        time(
+            &mut |s, x| {
+                raw.set_ctime(s);
+                if wide >= 136 {
+                    raw.set_ctime_extra(x)
+                }
+            },
+            self.ctime.or(Some(now)),
+        );
+        time(
+            &mut |s, x| {
+                if wide >= 152 {
+                    raw.set_crtime(s);
+                    raw.set_crtime_extra(x)
+                }
+            },
+            self.crtime,
+        );
+    }
+}
+
+/// Seconds are 32 bits signed, and 2 more in the extra part that count up from there; then 30 bits of nanoseconds.
+/// Reaches from 1901 to 2446.
+fn decode_time(seconds: u32, extra: u32) -> Timestamp {
+    Timestamp {
+        seconds: i64::from(seconds.cast_signed()) + (i64::from(extra & 3) << 32),
+        nanoseconds: (extra >> 2).min(999_999_999),
+    }
+}
+
+fn encode_time(time: Timestamp) -> (u32, u32) {
+    const FIRST: i64 = i32::MIN as i64;
+    const LAST: i64 = i32::MAX as i64 + (3 << 32);
+    let seconds = time.seconds.clamp(FIRST, LAST);
+    let epoch = ((seconds - FIRST) >> 32) as u32;
+    let low = (seconds & 0xffff_ffff) as u32;
+    (low, epoch & 3 | time.nanoseconds.min(999_999_999) << 2)
+}
+
+/// Linux's two encodings: 8 and 8 bits in the first word, or 12 and 20 bits in the second.
+fn decode_device(old: u32, new: u32) -> (u32, u32) {
+    if old != 0 { (old >> 8 & 0xff, old & 0xff) } else { (new >> 8 & 0xfff, new & 0xff | new >> 12 & 0xf_ff00) }
+}
+
+/// The two words for a device, `None` when it is beyond 12 and 20 bits.
+pub(crate) fn encode_device(major: u32, minor: u32) -> Option<(u32, u32)> {
+    if major < 256 && minor < 256 {
+        // The word 0 would be read as "see the next one", which is 0 too: the same device.
+        Some((major << 8 | minor, 0))
+    } else if major < 1 << 12 && minor < 1 << 20 {
+        Some((0, minor & 0xff | major << 8 | (minor & 0xf_ff00) << 12))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_from_1901_to_2446_to_the_nanosecond() {
+        for seconds in [i64::from(i32::MIN), -1, 0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 0x3_7fff_ffff] {
+            for nanoseconds in [0, 1, 999_999_999] {
+                let time = Timestamp { seconds, nanoseconds };
+                let (low, extra) = encode_time(time);
+                assert_eq!(decode_time(low, extra), time);
+            }
+        }
+    }
+
+    #[test]
+    fn device_numbers_survive_both_encodings() {
+        for device in [(0, 0), (8, 1), (255, 255), (256, 0), (4095, 1_048_575), (1, 256)] {
+            let (old, new) = encode_device(device.0, device.1).unwrap();
+            assert_eq!(decode_device(old, new), device);
+        }
+        assert_eq!(encode_device(4096, 0), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Symbolic links: a short target stands in the inode, a longer one in a block.
+
+use crate::error::Error;
+use crate::inode::{InodeNo, Kind};
+use crate::raw::{INODE_BLOCKS, INODE_BLOCKS_LEN, RawInode};
+use crate::volume::Volume;
+use xip_core::{Create, Device, Env, Extent, PageIndex};
+
+/// Bytes of a target that fit into the inode: one of the 60 is kept for the zero that ends it.
+pub(crate) const FAST: usize = INODE_BLOCKS_LEN - 1;
+
+impl<D: Device, E: Env> Volume<D, E> {
+    /// Copies the target of a symbolic link into `to`; how many bytes: what fits.
+    ///
+    /// # Errors
+    /// [`Error::WrongKind`] for anything else; [`Error::Corrupt`] for a target longer than a block.
+    pub fn read_link(&self, number: InodeNo, to: &mut [u8]) -> Result<usize, Error> {
+        let inode = self.inode(number)?;
+        if inode.kind != Kind::Symlink {
+            return Err(Error::WrongKind);
+        }
+        let raw = self.raw_inode(number)?;
+        let corrupt = |what| Error::Corrupt { what, inode: number.0, at: inode.size };
+        let len = usize::try_from(inode.size).map_err(|_| corrupt("a target longer than a block"))?;
+        if len >= self.geometry.block_size as usize {
+            return Err(corrupt("a target longer than a block"));
+        }
+        if len == 0 {
+            return Err(corrupt("an empty target"));
+        }
+        let count = len.min(to.len());
+        if self.is_fast(&raw) {
+            if len > FAST {
+                return Err(corrupt("a target longer than the inode"));
+            }
+            to[..count].copy_from_slice(&raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
+        } else {
+            match self.blocks(number).map(PageIndex(0), 1, Create::No)? {
+                Extent::Storage(run) => {
+                    self.device.read(run.first.0 * u64::from(self.geometry.block_size), &mut to[..count])?
+                }
+                Extent::Hole(_) => return Err(corrupt("a target without storage")),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether the target stands in the inode: it has no block but that of its attributes.
+    fn is_fast(&self, raw: &RawInode) -> bool {
+        let attributes = if raw.attribute_block() != 0 { self.geometry.block_size / 512 } else { 0 };
+        raw.blocks512() == attributes
+    }
+}
