@@ -1,6 +1,8 @@
 //! A volume in memory, and the kernel's and e2fsprogs' judgement of it.
 #![allow(dead_code)]
 
+pub mod walk;
+
 use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +11,7 @@ use xip_ext2::{Format, Volume};
 
 /// Bytes without direct access: the cached path. What the tests of this crate, which may not have unsafe code, can
 /// make; the in-place path is tested above, where devices are.
+#[derive(Debug)]
 pub struct Bytes {
     bytes: Vec<Cell<u8>>,
     pub writable: bool,
