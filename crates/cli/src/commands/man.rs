@@ -1,0 +1,41 @@
+//! `xip man`: the manual pages, made from the same words as `--help`.
+
+use clap::CommandFactory;
+
+use crate::Cli;
+use crate::failure::{Failure, USAGE};
+use crate::output::Output;
+
+const HELP: &str = "\
+Examples:
+  xip man | man -l -            read the manual of xip
+  xip man run | man -l -        read the manual of one command
+  xip man build > xip-build.1   keep a page";
+
+/// Print a manual page (roff)
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// The command to describe; without one, `xip` itself
+    command: Option<String>,
+}
+
+impl Args {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        let mut xip = Cli::command();
+        xip.build();
+        let described = match &self.command {
+            None => xip,
+            Some(name) => {
+                let unknown = || {
+                    let failure = Failure::new(format!("there is no command `{name}`"));
+                    failure.remedy("`xip --help` lists the commands").with_code(USAGE)
+                };
+                xip.find_subcommand(name).ok_or_else(unknown)?.clone()
+            }
+        };
+        let mut page = Vec::new();
+        clap_mangen::Man::new(described).render(&mut page)?;
+        output.bytes(&page)
+    }
+}

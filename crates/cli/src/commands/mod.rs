@@ -1,0 +1,53 @@
+//! One file for each command: its arguments, and what it does with them.
+
+mod build;
+mod completion;
+mod demo;
+mod info;
+mod load;
+mod ls;
+mod man;
+mod rm;
+mod run;
+mod stat;
+
+pub(crate) use demo::Args as DemoArgs;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Build(build::Args),
+    Info(info::Args),
+    Load(load::Args),
+    Ls(ls::Args),
+    Stat(stat::Args),
+    Rm(rm::Args),
+    Run(run::Args),
+    Demo(demo::Args),
+    Completion(completion::Args),
+    Man(man::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
+        let done = |()| ExitCode::SUCCESS;
+        match self {
+            Command::Build(args) => args.run(output).map(done),
+            Command::Info(args) => args.run(output).map(done),
+            Command::Load(args) => args.run(output).map(done),
+            Command::Ls(args) => args.run(output).map(done),
+            Command::Stat(args) => args.run(output).map(done),
+            Command::Rm(args) => args.run(output).map(done),
+            Command::Run(args) => args.run(output),
+            Command::Demo(args) => args.run(output),
+            Command::Completion(args) => args.run(output).map(done),
+            Command::Man(args) => args.run(output).map(done),
+        }
+    }
+}

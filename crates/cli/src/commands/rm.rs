@@ -1,0 +1,28 @@
+//! `xip rm`: segments go, and their memory with them.
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+const HELP: &str = "\
+Examples:
+  xip rm debian
+  xip rm base tools";
+
+/// Remove segments and give their memory back
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// The segments
+    #[arg(required = true)]
+    names: Vec<String>,
+
+    /// Take the name away even if the segment is in use; its memory goes with its last user
+    #[arg(long)]
+    force: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        Err(Failure::new("not wired up yet"))
+    }
+}

@@ -1,0 +1,87 @@
+//! What the command says about itself: help, manual pages, completion, and what it answers to nonsense.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use common::Place;
+
+const COMMANDS: [&str; 10] = ["build", "info", "load", "ls", "stat", "rm", "run", "demo", "completion", "man"];
+
+#[test]
+fn help_lists_every_command_and_every_command_has_examples() {
+    let place = Place::new();
+    let top = place.run(["--help"]).succeeds().out;
+    for command in COMMANDS {
+        assert!(top.contains(&format!("\n  {command} ")), "{command} is not in: {top}");
+        let help = place.run([command, "--help"]).succeeds().out;
+        assert!(help.contains("Examples:\n  xip "), "{help}");
+    }
+    assert!(top.contains("Exit codes:"));
+}
+
+#[test]
+fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
+    let place = Place::new();
+    let nonsense: [&[&str]; 8] = [
+        &[],
+        &["frobnicate"],
+        &["build"],
+        &["build", "a"],
+        &["build", "a", "b", "--size", "5X"],
+        &["build", "a", "b", "--root-owner=me"],
+        &["run", "debian"],
+        &["rm"],
+    ];
+    for arguments in nonsense {
+        let ran = place.run(arguments);
+        assert_eq!(ran.output.status.code(), Some(2), "{arguments:?}: {}", ran.err);
+        assert_eq!(ran.out, "", "{arguments:?}");
+        assert!(!ran.err.is_empty(), "{arguments:?}");
+    }
+    place.run(["man", "frobnicate"]).fails(2).says("xip --help");
+}
+
+#[test]
+fn completion_scripts_are_scripts_of_their_shell() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = place.run(["completion", shell]).succeeds().out;
+        assert!(script.contains("xip"), "{shell}");
+        if Command::new(shell).arg("-c").arg("exit 0").output().is_err() {
+            println!("skipped: {shell} is not on this machine, its script is not parsed");
+            continue;
+        }
+        let mut parser = Command::new(shell).args(["-n"]).stdin(Stdio::piped()).spawn().unwrap();
+        parser.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        assert!(parser.wait().unwrap().success(), "{shell} does not parse it");
+    }
+}
+
+#[test]
+fn manual_pages_are_roff_with_the_examples() {
+    let place = Place::new();
+    assert!(place.run(["man"]).succeeds().out.contains(".TH xip 1"));
+    for command in COMMANDS {
+        let page = place.run(["man", command]).succeeds().out;
+        assert!(page.contains(&format!(".TH xip-{command} 1")), "{page}");
+        assert!(page.contains("Examples:"), "{page}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error_message() {
+    let place = Place::new();
+    let mut child = place.xip(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn no_colours_where_there_is_no_terminal() {
+    let place = Place::new();
+    let ran = place.run(["info", "/nonexistent.xip"]);
+    assert!(!ran.err.contains('\u{1b}'), "{:?}", ran.err);
+}
