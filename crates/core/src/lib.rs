@@ -11,6 +11,8 @@
 //! `no_std`, no allocator, no dependency: the core could live in a kernel. The words are those of the kernel's
 //! `Documentation/filesystems/xip.txt` of 2008.
 #![no_std]
+// A number from storage is never narrowed in silence, and nothing from outside makes a panic.
+#![warn(clippy::cast_possible_truncation, clippy::unwrap_used)]
 #![deny(unsafe_code)]
 
 pub mod cached;

@@ -121,6 +121,26 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(())
     }
 
+    /// Calls `each` for the runs of free blocks, from the first on; none crosses a group.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn free_runs(&self, each: &mut dyn FnMut(Range<u32>)) -> Result<(), Error> {
+        for group in 0..self.geometry.groups {
+            let _guard = self.env.shared(LockId::Group(group));
+            let blocks = self.geometry.group_blocks(group);
+            let bitmap = self.geometry.byte(self.group(group)?.block_bitmap);
+            let len = blocks.end - blocks.start;
+            let mut bit = 0;
+            while let Some(start) = self.find_zero(bitmap, bit, len)? {
+                let end = self.find_one(bitmap, start, len)?.unwrap_or(len);
+                each(blocks.start + start..blocks.start + end);
+                bit = end;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a block is taken according to the bitmap.
     pub(crate) fn is_allocated(&self, block: u32) -> Result<bool, Error> {
         let group = self.geometry.group_of_block(block);
@@ -211,7 +231,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         while bit < bits.end {
             let at = bitmap + u64::from(bit / 8);
             // Whole bytes at once, up to a buffer's worth; the edges bit by bit.
-            if bit % 8 == 0 && bits.end - bit >= 8 {
+            if bit.is_multiple_of(8) && bits.end - bit >= 8 {
                 let bytes = [if value { 0xff } else { 0 }; 128];
                 let count = ((bits.end - bit) / 8).min(128);
                 self.device.write(at, &bytes[..count as usize])?;
@@ -247,8 +267,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             let at = word / 8;
             let len = chunk.len().min((self.geometry.block_size - at) as usize);
             self.device.read(bitmap + u64::from(at), &mut chunk[..len])?;
-            for (n, bytes) in chunk[..len].chunks_exact(8).enumerate() {
-                let start = word + 64 * n as u32;
+            for (start, bytes) in (word..).step_by(64).zip(chunk[..len].chunks_exact(8)) {
                 let mut differing = u64::from_le_bytes(crate::raw::bytes_at(bytes, 0)) ^ same;
                 if bit > start {
                     differing &= u64::MAX << (bit - start);

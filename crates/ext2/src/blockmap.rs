@@ -33,11 +33,10 @@ struct Path {
 
 impl Path {
     fn to(index: u64, pointers: u64) -> Option<Self> {
-        // Remainders by `pointers` (at most 1024) and what is below DIRECT fit into 32 bits.
-        let slot = |n: u64| (n % pointers) as u32;
+        let slot = |n: u64| u32::try_from(n % pointers).unwrap_or(0);
         let mut rest = index;
         if rest < DIRECT {
-            return Some(Self { slots: [rest as u32, 0, 0, 0], depth: 1 });
+            return Some(Self { slots: [slot(rest), 0, 0, 0], depth: 1 });
         }
         rest -= DIRECT;
         if rest < pointers {
@@ -111,7 +110,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     fn hole(&self, path: &Path, level: usize, pointer_at: u64, want: u64) -> Result<Extent, Error> {
         let mut pages = path.pages_left(level, self.pointers());
         // Further zero pointers of the same array belong to the hole.
-        let whole = self.pointers().pow((path.depth - 1 - level) as u32);
+        let whole: u64 = (level + 1..path.depth).map(|_| self.pointers()).product();
         let mut slots = self.slots_left(path, level);
         let mut at = pointer_at;
         while pages < want && slots > 1 && (level > 0 || path.depth == 1) {
@@ -130,7 +129,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         let mut count = 1;
         let mut chunk = [0u8; 256];
         while count < want {
-            let len = ((want - count) * 4).min(chunk.len() as u64) as usize;
+            let len = usize::try_from((want - count) * 4).unwrap_or(usize::MAX).min(chunk.len());
             self.volume.device.read(at + 4 * count, &mut chunk[..len])?;
             for bytes in chunk[..len].chunks_exact(4) {
                 let next = u64::from(u32::from_le_bytes(crate::raw::bytes_at(bytes, 0)));
@@ -195,8 +194,8 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         }
         // Rule 1 of contract 7: all of it durable before anything points at it.
         volume.device.fence()?;
-        let new_blocks = data.count + made.iter().flatten().count() as u32;
-        self.count_blocks(i64::from(new_blocks))?;
+        let pointer_blocks: u32 = made.iter().flatten().map(|pointers| pointers.count).sum();
+        self.count_blocks(i64::from(data.count + pointer_blocks))?;
         // This publishes.
         self.put_pointers(pointer_at, child, if level == last { data.count } else { 1 })?;
 

@@ -120,17 +120,18 @@ impl<D: Device, E: Env> Volume<D, E> {
         raw.set_inode_bitmap(head + 1);
         raw.set_inode_table(head + 2);
         // Both at most 32768: 8 bits for each byte of a block.
-        raw.set_free_blocks((blocks.end - blocks.start - geometry.overhead_of(group)) as u16);
-        raw.set_free_inodes((geometry.inodes_per_group - reserved) as u16);
+        let narrow = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        raw.set_free_blocks(narrow(blocks.end - blocks.start - geometry.overhead_of(group)));
+        raw.set_free_inodes(narrow(geometry.inodes_per_group - reserved));
         raw
     }
 
     /// A bitmap of which the first `taken` of `len` bits are set, and those past the end.
     fn fill_bitmap(&self, block: u32, taken: u32, len: u32) -> Result<(), Error> {
         let mut bits = [0u8; PAGE_SIZE];
-        for (n, byte) in bits.iter_mut().enumerate() {
+        for (first, byte) in (0u32..).step_by(8).zip(&mut bits) {
             for bit in 0..8 {
-                let number = 8 * n as u32 + bit;
+                let number = first + bit;
                 if number < taken || number >= len {
                     *byte |= 1 << bit;
                 }

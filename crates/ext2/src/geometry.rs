@@ -7,6 +7,9 @@ use core::ops::Range;
 pub(crate) const MAGIC: u16 = 0xef53;
 /// Byte address of the superblock.
 pub(crate) const SUPER_AT: u64 = 1024;
+/// Bytes of a group descriptor.
+const DESCRIPTOR: u32 = 32;
+const _: () = assert!(DESCRIPTOR as usize == RawGroup::LEN);
 /// The root directory.
 pub(crate) const ROOT: u32 = 2;
 /// The first inode that is not reserved, on volumes that do not say.
@@ -250,7 +253,7 @@ impl Geometry {
     }
 
     pub(crate) fn descriptor_blocks(&self) -> u32 {
-        let per_block = self.block_size / RawGroup::LEN as u32;
+        let per_block = self.block_size / DESCRIPTOR;
         self.groups.div_ceil(per_block)
     }
 
@@ -260,7 +263,7 @@ impl Geometry {
 
     /// Byte address of the descriptor of `group`.
     pub(crate) fn descriptor_at(&self, group: u32) -> u64 {
-        self.byte(self.first_data_block + 1) + u64::from(group) * RawGroup::LEN as u64
+        self.byte(self.first_data_block + 1) + u64::from(group) * u64::from(DESCRIPTOR)
     }
 
     /// Byte address of a block.

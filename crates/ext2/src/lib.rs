@@ -19,6 +19,8 @@
 //! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7; every function that writes says which
 //! store publishes.
 #![no_std]
+// A number from storage is never narrowed in silence, and nothing from outside makes a panic.
+#![warn(clippy::cast_possible_truncation, clippy::unwrap_used)]
 #![forbid(unsafe_code)]
 
 mod alloc;

@@ -18,6 +18,10 @@ use xip_core::{Create, Device, Env, Extent, Host, LockId, PageIndex};
 /// The most links a file can have: Linux's limit for volumes without `dir_nlink`.
 const MAX_LINKS: u16 = 65_000;
 
+/// Up to the end of the 160 bytes known here: room for times to the nanosecond and past 2038.
+const EXTRA: u16 = 32;
+const _: () = assert!(INODE_BASE + EXTRA as usize == RawInode::LEN);
+
 /// What to create.
 #[derive(Clone, Copy, Debug)]
 pub enum NewKind<'a> {
@@ -205,8 +209,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let mut raw = RawInode::default();
         raw.set_mode(new.kind.kind().mode());
         raw.set_links(links);
-        // Up to the end of the 160 bytes known here: room for times to the nanosecond and past 2038.
-        raw.set_extra_size((RawInode::LEN - INODE_BASE) as u16);
+        raw.set_extra_size(EXTRA);
         match new.kind {
             NewKind::Symlink(target) => {
                 // With its final zero a target fits in one block, as the kernel reads it.
@@ -240,13 +243,10 @@ impl<D: Device, E: Env> Volume<D, E> {
         .apply(&mut raw, self.env.now());
         // The whole record, so that no attribute of a file that was here before survives.
         let at = self.inode_at(number)?;
-        let zeros = [0u8; 32];
-        let mut rest = at + RawInode::LEN as u64;
-        let end = at + u64::from(self.geometry.inode_size);
-        while rest < end {
-            let len = zeros.len().min((end - rest) as usize);
-            self.device.write(rest, &zeros[..len])?;
-            rest += len as u64;
+        let rest = at + RawInode::LEN as u64..at + u64::from(self.geometry.inode_size);
+        // An inode's size is a power of two of at least 256 here, so 32 divides what is left of it.
+        for part in rest.step_by(32) {
+            self.device.write(part, &[0; 32])?;
         }
         self.write_raw_inode(number, &raw)
     }

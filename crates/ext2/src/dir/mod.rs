@@ -1,111 +1,241 @@
-//! Names in directories.
-use crate::Error;
+//! Directories: names that lead to inodes.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `entry` | the entries of one block, checked |
+//! | `linear` | all blocks one after the other |
+//! | `htree` | the index (`dir_index`): a tree of hashes of names, whose leaves are blocks of entries |
+//! | `hash` | the hashes |
+//!
+//! To one who does not know the index its blocks look like entries that are free, so a walk through all blocks sees
+//! every name once in any directory. What a directory's blocks are made of is the business of [`DirBlocks`].
+//!
+//! Order of stores (contract 7): a new entry is written where nothing leads to it; then one aligned store, of the
+//! length of the entry before it or of its inode number, publishes it. Removal is one such store. When a leaf of the
+//! index is split, the new leaf is written before the index leads to it, and the old one is cleared last: a crash in
+//! between can leave names twice, never lose one.
+
+mod entry;
+mod hash;
+mod htree;
+mod linear;
+#[cfg(test)]
+mod testing;
+
+use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
-/// An entry.
-#[derive(Debug)]
+use entry::{Block, NAME_MAX};
+
+/// A name in a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DirEntry<'a> {
-    pub name: &'a [u8],
+    /// What it leads to.
     pub ino: InodeNo,
+    /// The kind of that, where the entry says it.
     pub kind: Option<Kind>,
+    /// The name: no slash, no zero byte, not empty.
+    pub name: &'a [u8],
+    /// The cursor of what comes after it.
     pub next: u64,
 }
+
+/// The blocks of a directory.
 pub(crate) trait DirBlocks {
+    /// Its inode, for errors.
     fn ino(&self) -> u32;
+    /// 1024, 2048 or 4096.
     fn block_size(&self) -> usize;
+    /// How many blocks: no more than the volume has, which bounds every walk.
     fn count(&self) -> u32;
+    /// Fills the first `block_size` bytes of `to` with block `n`. A hole is an error.
     fn read(&self, n: u32, to: &mut [u8; 4096]) -> Result<(), Error>;
+    /// Stores into block `n`, before any store that comes after.
     fn write(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
+    /// A new block of zeros at the end; its number. The caller fills it at once.
     fn append(&mut self) -> Result<u32, Error>;
+    /// Whether it has an index (`EXT2_INDEX_FL`).
     fn indexed(&self) -> bool;
-    fn set_indexed(&mut self, b: bool) -> Result<(), Error>;
-    fn hash_seed(&self) -> [u32; 4];
-    fn default_hash(&self) -> u8;
-    fn unsigned_hash(&self) -> bool;
-    fn max_inode(&self) -> u32;
+    /// Changes that.
+    fn set_indexed(&mut self, indexed: bool) -> Result<(), Error>;
+    /// Whether it may get one (`dir_index`).
     fn index_allowed(&self) -> bool;
+    /// `s_hash_seed`.
+    fn hash_seed(&self) -> [u32; 4];
+    /// `s_def_hash_version`: the hash of new indexes.
+    fn default_hash(&self) -> u8;
+    /// Whether hashes take characters as unsigned.
+    fn unsigned_hash(&self) -> bool;
+    /// The largest inode number there is.
+    fn max_inode(&self) -> u32;
 }
 
-fn ent(b: &mut [u8], at: usize, ino: u32, rec: usize, name: &[u8], t: u8) {
-    b[at..at + 4].copy_from_slice(&ino.to_le_bytes());
-    b[at + 4..at + 6].copy_from_slice(&(rec as u16).to_le_bytes());
-    b[at + 6] = name.len() as u8;
-    b[at + 7] = t;
-    b[at + 8..at + 8 + name.len()].copy_from_slice(name);
+/// Where an entry is, and what it says.
+#[derive(Clone, Copy)]
+struct Found {
+    block: u32,
+    at: usize,
+    len: usize,
+    /// The entry before it in its block, and the length of that.
+    before: Option<(usize, usize)>,
+    inode: u32,
+    kind: u8,
 }
-fn need(n: usize) -> usize {
-    (8 + n + 3) / 4 * 4
+
+/// A block that was read, for its entries.
+fn view<'a>(blocks: &impl DirBlocks, number: u32, bytes: &'a [u8; 4096]) -> Block<'a> {
+    let bytes = &bytes[..blocks.block_size()];
+    Block { bytes, number, directory: blocks.ino(), max_inode: blocks.max_inode() }
 }
-pub(crate) fn init(b: &mut impl DirBlocks, s: u32, p: u32) -> Result<(), Error> {
-    let mut x = [0u8; 4096];
-    let bs = b.block_size();
-    ent(&mut x, 0, s, 12, b".", 2);
-    ent(&mut x, 12, p, bs - 12, b"..", 2);
-    let n = b.append()?;
-    b.write(n, 0, &x[..bs])
+
+/// That a name may be given to a file.
+///
+/// # Errors
+/// [`Error::NameTooLong`], [`Error::InvalidName`]; [`Error::Exists`] for `.` and `..`, which every directory has.
+pub(crate) fn check_new_name(name: &[u8]) -> Result<(), Error> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    if name.is_empty() || !entry::is_plain(name) {
+        return Err(Error::InvalidName);
+    }
+    if is_dot(name) { Err(Error::Exists) } else { Ok(()) }
 }
-pub(crate) fn lookup(b: &impl DirBlocks, n: &[u8]) -> Result<Option<(u32, u8)>, Error> {
-    let mut r = None;
-    iterate(b, 0, &mut |e| {
-        if e.name == n {
-            r = Some((e.ino.0, 0));
-            false
-        } else {
-            true
-        }
-    })?;
-    Ok(r)
+
+fn is_dot(name: &[u8]) -> bool {
+    name == b"." || name == b".."
 }
-pub(crate) fn iterate(b: &impl DirBlocks, _c: u64, f: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<(), Error> {
-    let mut x = [0u8; 4096];
-    for k in 0..b.count() {
-        b.read(k, &mut x)?;
-        let mut at = 0;
-        while at < b.block_size() {
-            let ino = u32::from_le_bytes([x[at], x[at + 1], x[at + 2], x[at + 3]]);
-            let rec = u16::from_le_bytes([x[at + 4], x[at + 5]]) as usize;
-            let nl = x[at + 6] as usize;
-            if rec < 8 {
-                return Err(Error::NotFound);
+
+/// Makes an empty directory of one that has no blocks.
+pub(crate) fn init(blocks: &mut impl DirBlocks, own: u32, parent: u32, kind: u8) -> Result<(), Error> {
+    let size = blocks.block_size();
+    let mut block = [0; 4096];
+    entry::put(&mut block, own, entry::ENTRY_MIN, kind, b".");
+    entry::put(&mut block[entry::ENTRY_MIN..], parent, size - entry::ENTRY_MIN, kind, b"..");
+    let first = blocks.append()?;
+    blocks.write(first, 0, &block[..size])
+}
+
+/// What `name` leads to, and the kind that its entry says.
+pub(crate) fn lookup(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<(u32, u8)>, Error> {
+    Ok(find(blocks, name)?.map(|found| (found.inode, found.kind)))
+}
+
+fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>, Error> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    if !blocks.indexed() {
+        return linear::find(blocks, name, 0..blocks.count());
+    }
+    if is_dot(name) {
+        return linear::find(blocks, name, 0..blocks.count().min(1));
+    }
+    match htree::find(blocks, name)? {
+        htree::Answer::Here(found) => Ok(found),
+        // The entries are all there without it.
+        htree::Answer::DamagedIndex(_) => linear::find(blocks, name, 0..blocks.count()),
+    }
+}
+
+/// Calls `each` for the entries from `cursor` on, until it says `false`. A cursor is a position in bytes; one that is
+/// not the start of an entry (any more) stands for the next that is.
+pub(crate) fn iterate(
+    blocks: &impl DirBlocks,
+    cursor: u64,
+    each: &mut dyn FnMut(DirEntry<'_>) -> bool,
+) -> Result<(), Error> {
+    let size = blocks.block_size() as u64;
+    let mut bytes = [0; 4096];
+    let Ok(first) = u32::try_from(cursor / size) else { return Ok(()) };
+    for number in first..blocks.count() {
+        let start = u64::from(number) * size;
+        blocks.read(number, &mut bytes)?;
+        let block = view(blocks, number, &bytes);
+        for entry in block.entries() {
+            let entry = entry?;
+            if entry.inode == 0 || start + (entry.at as u64) < cursor {
+                continue;
             }
-            if ino != 0
-                && !f(DirEntry {
-                    name: &x[at + 8..at + 8 + nl],
-                    ino: InodeNo(ino),
-                    kind: Kind::from_entry_type(x[at + 7]),
-                    next: 0,
-                })
-            {
+            block.check_name(&entry)?;
+            let going_on = each(DirEntry {
+                ino: InodeNo(entry.inode),
+                kind: Kind::from_entry_type(entry.kind),
+                name: entry.name,
+                next: start + entry.end() as u64,
+            });
+            if !going_on {
                 return Ok(());
             }
-            at += rec;
         }
     }
     Ok(())
 }
-pub(crate) fn insert(b: &mut impl DirBlocks, n: &[u8], i: u32, t: u8) -> Result<(), Error> {
-    let mut x = [0u8; 4096];
-    let bs = b.block_size();
-    for k in 0..b.count() {
-        b.read(k, &mut x)?;
-        let mut at = 0;
-        while at < bs {
-            let rec = u16::from_le_bytes([x[at + 4], x[at + 5]]) as usize;
-            let nl = x[at + 6] as usize;
-            let used = need(nl);
-            if rec >= used + need(n.len()) {
-                let (a, bb) = (used, rec - used);
-                x[at + 4..at + 6].copy_from_slice(&(a as u16).to_le_bytes());
-                ent(&mut x, at + a, i, bb, n, t);
-                return b.write(k, 0, &x[..bs]);
-            }
-            at += rec;
-        }
+
+/// Adds a name. `kind` is the number of [`Kind::entry_type`], or 0 on a volume without the feature `filetype`.
+///
+/// # Errors
+/// As [`check_new_name`]; [`Error::Exists`] where it is noticed in passing (the caller looks first);
+/// [`Error::DirectoryFull`] when the index is; [`Error::Corrupt`], also for an index that a lookup could do without.
+pub(crate) fn insert(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
+    check_new_name(name)?;
+    let new = New { name, inode, kind };
+    if blocks.indexed() {
+        return htree::insert(blocks, &new);
     }
-    let k = b.append()?;
-    let mut x = [0u8; 4096];
-    ent(&mut x, 0, i, bs, n, t);
-    b.write(k, 0, &x[..bs])
+    if linear::insert(blocks, &new)? {
+        return Ok(());
+    }
+    if blocks.index_allowed() && blocks.count() == 1 && htree::convert(blocks)? {
+        return htree::insert(blocks, &new);
+    }
+    linear::append(blocks, &new)
 }
-pub(crate) fn check_new_name(n: &[u8]) -> Result<(), Error> {
-    if n.is_empty() { Err(Error::InvalidName) } else { Ok(()) }
+
+/// An entry to be.
+struct New<'a> {
+    name: &'a [u8],
+    inode: u32,
+    kind: u8,
+}
+
+/// Takes a name away; what it led to.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Corrupt`].
+#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+pub(crate) fn remove(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<u32, Error> {
+    let found = find(blocks, name)?.ok_or(Error::NotFound)?;
+    match found.before {
+        // The entry before it takes its bytes.
+        Some((at, len)) => {
+            let len = u16::try_from(len + found.len).unwrap_or(u16::MAX);
+            blocks.write(found.block, at + 4, &len.to_le_bytes())?;
+        }
+        None => blocks.write(found.block, found.at, &0_u32.to_le_bytes())?,
+    }
+    Ok(found.inode)
+}
+
+/// Makes a name that is there lead to something else.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Corrupt`].
+#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+pub(crate) fn set_target(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
+    let found = find(blocks, name)?.ok_or(Error::NotFound)?;
+    if found.kind != kind {
+        blocks.write(found.block, found.at + 7, &[kind])?;
+    }
+    blocks.write(found.block, found.at, &inode.to_le_bytes())
+}
+
+/// Whether `.` and `..` are all it has.
+#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+pub(crate) fn is_empty(blocks: &impl DirBlocks) -> Result<bool, Error> {
+    let mut empty = true;
+    iterate(blocks, 0, &mut |entry| {
+        empty = is_dot(entry.name);
+        empty
+    })?;
+    Ok(empty)
 }

@@ -1,0 +1,128 @@
+//! Hashes of names: what orders the index of a directory.
+//!
+//! Three functions, each with characters taken as signed or as unsigned, because the machines that first wrote such
+//! volumes differed. The superblock says which; an index says which function.
+
+/// How the names of one directory are hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hasher {
+    function: Function,
+    unsigned: bool,
+    seed: [u32; 4],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Function {
+    Legacy,
+    HalfMd4,
+    Tea,
+}
+
+/// The seed of a volume that has none, which is MD4's own.
+const SEED: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
+/// The kernel's mark for the end of a directory; no name may have it.
+const END: u32 = 0xffff_fffe;
+
+impl Hasher {
+    /// The number of the function that new indexes get where the superblock names none that is known.
+    pub(crate) const DEFAULT: u8 = 1;
+
+    /// `None` for a function that this format does not have.
+    pub(crate) fn new(version: u8, unsigned: bool, seed: [u32; 4]) -> Option<Self> {
+        let function = match version {
+            0 => Function::Legacy,
+            1 => Function::HalfMd4,
+            2 => Function::Tea,
+            _ => return None,
+        };
+        Some(Self { function, unsigned, seed: if seed == [0; 4] { SEED } else { seed } })
+    }
+
+    /// The hash of a name. Its lowest bit is 0: an index uses that bit to say "the leaf before has this hash too".
+    pub(crate) fn hash(&self, name: &[u8]) -> u32 {
+        let hash = match self.function {
+            Function::Legacy => self.legacy(name),
+            Function::HalfMd4 => {
+                let mut state = self.seed;
+                for at in (0..name.len()).step_by(32) {
+                    half_md4(&mut state, &self.words(&name[at..]));
+                }
+                state[1]
+            }
+            Function::Tea => {
+                let mut state = [self.seed[0], self.seed[1]];
+                for at in (0..name.len()).step_by(16) {
+                    tea(&mut state, &self.words(&name[at..]));
+                }
+                state[0]
+            }
+        } & !1;
+        if hash == END { END - 2 } else { hash }
+    }
+
+    fn character(&self, byte: u8) -> u32 {
+        if self.unsigned { byte.into() } else { i32::from(byte.cast_signed()).cast_unsigned() }
+    }
+
+    /// The next `N` words of a name, first character highest, filled up with its length in every byte.
+    fn words<const N: usize>(&self, name: &[u8]) -> [u32; N] {
+        // At most 255, the longest name.
+        let fill = (name.len() as u32 & 0xff) * 0x0101_0101;
+        let mut words = [fill; N];
+        for (word, characters) in words.iter_mut().zip(name.chunks(4)) {
+            for &byte in characters {
+                *word = (*word << 8).wrapping_add(self.character(byte));
+            }
+        }
+        words
+    }
+
+    fn legacy(&self, name: &[u8]) -> u32 {
+        let (mut last, mut before) = (0x12a3_fe2d_u32, 0x37ab_e8f9_u32);
+        for &byte in name {
+            let mut next = before.wrapping_add(last ^ self.character(byte).wrapping_mul(7_152_373));
+            if next & 0x8000_0000 != 0 {
+                next = next.wrapping_sub(0x7fff_ffff);
+            }
+            (before, last) = (last, next);
+        }
+        last << 1
+    }
+}
+
+/// MD4's compression with half of its input: three rounds of eight steps. Each round takes the words in an order of
+/// its own.
+fn half_md4(state: &mut [u32; 4], words: &[u32; 8]) {
+    type Mix = fn(u32, u32, u32) -> u32;
+    type Round = (Mix, u32, [usize; 8], [u32; 4]);
+    const ROUNDS: [Round; 3] = [
+        (|x, y, z| z ^ (x & (y ^ z)), 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
+        (|x, y, z| (x & y).wrapping_add((x ^ y) & z), 0x5a82_7999, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
+        (|x, y, z| x ^ y ^ z, 0x6ed9_eba1, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
+    ];
+    let [mut a, mut b, mut c, mut d] = *state;
+    for (mix, constant, order, turns) in ROUNDS {
+        for (step, &word) in order.iter().enumerate() {
+            let sum = a.wrapping_add(mix(b, c, d)).wrapping_add(words[word]).wrapping_add(constant);
+            (a, b, c, d) = (d, sum.rotate_left(turns[step % 4]), b, c);
+        }
+    }
+    for (old, new) in state.iter_mut().zip([a, b, c, d]) {
+        *old = old.wrapping_add(new);
+    }
+}
+
+/// The Tiny Encryption Algorithm, 16 rounds; the name is the key.
+fn tea(state: &mut [u32; 2], key: &[u32; 4]) {
+    let [mut x, mut y] = *state;
+    let mut sum = 0_u32;
+    let half = |v: u32, sum: u32, k: &[u32]| {
+        (v << 4).wrapping_add(k[0]) ^ v.wrapping_add(sum) ^ (v >> 5).wrapping_add(k[1])
+    };
+    for _ in 0..16 {
+        sum = sum.wrapping_add(0x9e37_79b9);
+        x = x.wrapping_add(half(y, sum, &key[..2]));
+        y = y.wrapping_add(half(x, sum, &key[2..]));
+    }
+    *state = [state[0].wrapping_add(x), state[1].wrapping_add(y)];
+}
