@@ -1,0 +1,208 @@
+//! Memory of this process: the one unsafe room of this crate.
+//!
+//! [`Map`] is a stretch of address space that is unmapped when it is dropped; what it gives out are the regions of
+//! `xip-core`, which live as long as the borrow of it. Whether a region is sealed is decided here, from the seals of
+//! the object itself, so no one else has to be believed.
+#![allow(unsafe_code)]
+
+use rustix::fs::SealFlags;
+use rustix::io::{Errno, Result};
+use rustix::mm::{self, MapFlags, ProtFlags};
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use xip_core::device::check_range;
+use xip_core::{Device, PAGE_SIZE, PageNo, Properties, Region, RegionMut};
+
+/// What one huge page covers on the machines this runs on; mappings start at a multiple of it, so that file offset
+/// and address agree and the kernel can use one.
+pub(crate) const HUGE: usize = 2 << 20;
+
+/// A stretch of memory mapped into this process.
+#[derive(Debug)]
+pub(crate) struct Map {
+    start: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    sealed: bool,
+}
+
+// SAFETY: a map is an address and a length that stay valid until it is dropped, and is only used through regions, which
+// tolerate access from any thread.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// New zeroed memory.
+    pub(crate) fn anonymous(len: usize) -> Result<Self> {
+        // SAFETY: no address is asked for, so nothing that exists is touched.
+        let start =
+            unsafe { mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
+        Ok(Self { start: non_null(start)?, len, writable: true, sealed: false })
+    }
+
+    /// The first `len` bytes of an object, shared with all who map it.
+    pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, writable: bool) -> Result<Self> {
+        // Only a memfd has seals at all. With these two nobody can write to it, nor take its end away, ever again.
+        let needed = SealFlags::WRITE | SealFlags::SHRINK;
+        let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
+        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+
+        let space = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+        // SAFETY: no address is asked for.
+        let reserved = unsafe {
+            mm::mmap_anonymous(ptr::null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
+        };
+        let before = reserved.addr().next_multiple_of(HUGE) - reserved.addr();
+        let start = reserved.wrapping_byte_add(before);
+        let after = start.wrapping_byte_add(len);
+        // SAFETY: `[start, start + len)` is inside the reservation, which is ours and unused; so are the two ends that
+        // are given back. `len` is a whole number of pages (callers), hence so are all the bounds. After a failed mmap
+        // the ends may stay reserved: address space without memory.
+        let start = unsafe {
+            let start = mm::mmap(start, len, prot, MapFlags::SHARED | MapFlags::FIXED, fd, 0).inspect_err(|_| {
+                let _ = mm::munmap(reserved, space);
+            })?;
+            if before != 0 {
+                mm::munmap(reserved, before)?;
+            }
+            mm::munmap(after, HUGE - before)?;
+            start
+        };
+        Ok(Self { start: non_null(start)?, len, writable, sealed })
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The part `[from, from + len)`, clipped to what is mapped.
+    #[inline]
+    pub(crate) fn region(&self, from: usize, len: usize) -> Region<'_> {
+        let from = from.min(self.len);
+        let len = len.min(self.len - from);
+        // SAFETY: the part is inside the map, which lives as long as the borrow of `self`; no `&mut` to it is ever made.
+        // Sealed only when the object has the seals, which cannot be taken off again.
+        unsafe {
+            let start = self.start.add(from);
+            if self.sealed { Region::new_sealed(start, len) } else { Region::new(start, len) }
+        }
+    }
+
+    /// As [`Map::region`], for writing; `None` where the map is read-only.
+    #[inline]
+    pub(crate) fn region_mut(&self, from: usize, len: usize) -> Option<RegionMut<'_>> {
+        if !self.writable {
+            return None;
+        }
+        let from = from.min(self.len);
+        let len = len.min(self.len - from);
+        // SAFETY: as in `region`, and the map is writable.
+        Some(unsafe { RegionMut::new(self.start.add(from), len) })
+    }
+
+    /// Advice on `[from, from + len)`, clipped to what is mapped; whole pages.
+    pub(crate) fn advise(&self, from: usize, len: usize, advice: Advise) -> Result<()> {
+        let from = from.min(self.len) & !(PAGE_SIZE - 1);
+        let len = len.min(self.len - from);
+        // SAFETY: the part is mapped and ours. None of these pieces of advice changes or discards a byte.
+        let answer = unsafe { libc::madvise(self.start.as_ptr().add(from).cast(), len, advice.raw()) };
+        if answer == 0 { Ok(()) } else { Err(last_errno()) }
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> usize {
+        self.start.as_ptr().addr()
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the stretch was mapped by us, and every region of it is gone: they borrow `self`.
+        // An error could only mean that it is not mapped, and there is nobody to tell.
+        let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+fn non_null(start: *mut std::ffi::c_void) -> Result<NonNull<u8>> {
+    NonNull::new(start.cast()).ok_or(Errno::NOMEM)
+}
+
+/// The pieces of advice that [`Map::advise`] can give. All keep every byte as it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Advise {
+    /// Make pages present and writable now; an error where a store would have been a `SIGBUS`.
+    PopulateWrite,
+    /// Make pages present now.
+    PopulateRead,
+    /// Use huge pages from now on.
+    Huge,
+    /// Make huge pages of what is there.
+    Collapse,
+}
+
+impl Advise {
+    fn raw(self) -> libc::c_int {
+        match self {
+            Self::PopulateWrite => libc::MADV_POPULATE_WRITE,
+            Self::PopulateRead => libc::MADV_POPULATE_READ,
+            Self::Huge => libc::MADV_HUGEPAGE,
+            // In Linux since 6.1; rustix does not have it.
+            Self::Collapse => libc::MADV_COLLAPSE,
+        }
+    }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// A device of memory that belongs to this process: for tests, and to build small volumes.
+#[derive(Debug)]
+pub struct Memory(Map);
+
+impl Memory {
+    /// `pages` zeroed pages, at least one.
+    ///
+    /// # Errors
+    /// There is not that much memory.
+    pub fn new(pages: u64) -> std::result::Result<Self, xip_core::Error> {
+        let len = usize::try_from(pages.max(1)).ok().and_then(|pages| pages.checked_mul(PAGE_SIZE));
+        let map = Map::anonymous(len.ok_or(xip_core::Error::NoSpace)?);
+        map.map(Self).map_err(|errno| xip_core::Error::Io { errno: errno.raw_os_error() })
+    }
+}
+
+impl Device for Memory {
+    fn pages(&self) -> u64 {
+        (self.0.len / PAGE_SIZE) as u64
+    }
+
+    fn properties(&self) -> Properties {
+        Properties { writable: true, ..Properties::default() }
+    }
+
+    #[inline]
+    fn direct_access(&self, first: PageNo, count: u64) -> std::result::Result<Region<'_>, xip_core::Error> {
+        let (from, len) = bytes(first, count, self.pages())?;
+        Ok(self.0.region(from, len))
+    }
+
+    #[inline]
+    fn direct_access_mut(&self, first: PageNo, count: u64) -> std::result::Result<RegionMut<'_>, xip_core::Error> {
+        let (from, len) = bytes(first, count, self.pages())?;
+        self.0.region_mut(from, len).ok_or(xip_core::Error::ReadOnly)
+    }
+}
+
+/// Offset and length in bytes of pages that are mapped: both fit, since the whole map does.
+#[inline]
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn bytes(first: PageNo, count: u64, pages: u64) -> std::result::Result<(usize, usize), xip_core::Error> {
+    let count = check_range(first, count, pages)?;
+    Ok((first.0 as usize * PAGE_SIZE, count as usize * PAGE_SIZE))
+}

@@ -1,0 +1,162 @@
+//! The devices of contract 1: what each allows, and what it refuses.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use xip_core::{Device, Error as CoreError, PAGE_SIZE, PageNo};
+use xip_segment::{Access, Error, MappedFile, Memory, PlainFile};
+
+fn file_of(len: usize) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&vec![7; len]).unwrap();
+    file
+}
+
+fn sealed(seals: rustix::fs::SealFlags) -> OwnedFd {
+    let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::io::write(&fd, &[7; PAGE_SIZE]).unwrap();
+    rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+    fd
+}
+
+#[test]
+fn memory_keeps_what_is_written_and_ends_where_it_ends() {
+    let memory = Memory::new(3).unwrap();
+    memory.write(4094, b"abcd").unwrap();
+    let mut back = [0; 4];
+    memory.read(4094, &mut back).unwrap();
+    assert_eq!(&back, b"abcd");
+    assert_eq!(memory.direct_access(PageNo(1), 100).unwrap().len(), 2 * PAGE_SIZE);
+    // Contract 1: past the end ERANGE.
+    assert_eq!(memory.direct_access(PageNo(3), 1).unwrap_err().errno(), 34);
+    assert!(memory.read(3 * 4096 - 1, &mut back).is_err());
+    assert!(memory.write(u64::MAX - 1, &back).is_err());
+    assert!(memory.direct_access(PageNo(0), 1).unwrap().as_sealed_slice().is_none());
+}
+
+#[test]
+fn mapped_file_shows_stores_to_the_file_and_the_file_to_loads() {
+    let file = file_of(2 * PAGE_SIZE);
+    let device = MappedFile::open(file.try_clone().unwrap(), Access::ReadWrite).unwrap();
+    device.write(4096, b"through the map").unwrap();
+    let mut back = [0; 15];
+    rustix::io::pread(&file, &mut back, 4096).unwrap();
+    assert_eq!(&back, b"through the map");
+    rustix::io::pwrite(&file, b"by pwrite", 0).unwrap();
+    let mut back = [0; 9];
+    device.read(0, &mut back).unwrap();
+    assert_eq!(&back, b"by pwrite");
+    assert!(device.is_whole());
+    file.set_len(4096).unwrap();
+    assert!(!device.is_whole());
+}
+
+#[test]
+fn a_read_only_device_refuses_writes_itself() {
+    let mapped = MappedFile::open(file_of(1 << 20), Access::ReadOnly).unwrap();
+    let plain = PlainFile::open(file_of(1 << 20), Access::ReadOnly).unwrap();
+    assert!(!mapped.properties().writable && !plain.properties().writable);
+    for len in [1, 4096, 512 << 10] {
+        assert_eq!(mapped.write(0, &vec![1; len]), Err(CoreError::ReadOnly));
+        assert_eq!(plain.write(0, &vec![1; len]), Err(CoreError::ReadOnly));
+    }
+    assert!(mapped.direct_access_mut(PageNo(0), 1).is_err());
+}
+
+#[test]
+fn a_length_that_is_no_number_of_pages_is_refused_and_says_so() {
+    assert!(matches!(MappedFile::open(file_of(0), Access::ReadOnly), Err(Error::Empty { .. })));
+    let error = MappedFile::open(file_of(4097), Access::ReadOnly).unwrap_err();
+    assert!(matches!(error, Error::NotWholePages { bytes: 4097, .. }));
+    assert_eq!(error.errno(), 22);
+    assert!(error.to_string().contains("4097 bytes"), "{error}");
+    let directory = File::open("/").unwrap();
+    assert!(matches!(MappedFile::open(directory, Access::ReadOnly), Err(Error::NotAFile { .. })));
+    assert!(matches!(PlainFile::open(file_of(0), Access::ReadOnly), Err(Error::Empty { .. })));
+}
+
+#[test]
+fn only_an_object_that_can_neither_be_written_nor_shrunk_is_sealed() {
+    use rustix::fs::SealFlags;
+    let both = MappedFile::open(sealed(SealFlags::WRITE | SealFlags::SHRINK), Access::ReadOnly).unwrap();
+    assert!(both.properties().sealed);
+    assert_eq!(both.direct_access(PageNo(0), 1).unwrap().as_sealed_slice(), Some(&[7; PAGE_SIZE][..]));
+    for seals in [SealFlags::WRITE, SealFlags::SHRINK, SealFlags::FUTURE_WRITE | SealFlags::SHRINK] {
+        let one = MappedFile::open(sealed(seals), Access::ReadOnly).unwrap();
+        assert!(!one.properties().sealed);
+        assert!(one.direct_access(PageNo(0), 1).unwrap().as_sealed_slice().is_none());
+    }
+}
+
+#[test]
+fn a_created_file_takes_small_and_large_writes_at_any_place() {
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let open = || OpenOptions::new().read(true).write(true).open(path.path()).unwrap();
+    open().write_all(b"old bytes must not show").unwrap();
+    let pages = (9 << 20) / PAGE_SIZE as u64;
+    let device = MappedFile::create(open(), pages).unwrap();
+    assert_eq!(device.pages(), pages);
+    let large: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    device.write(4 << 20, &large).unwrap();
+    device.write((4 << 20) - 3, b"abcdef").unwrap();
+    device.direct_access_mut(PageNo(pages - 1), 1).unwrap().write(4090, b"end");
+    assert!(device.write((9 << 20) - 1, b"xy").is_err());
+    assert!(device.write((9 << 20) - 1, &large).is_err());
+    device.sync().unwrap();
+
+    let mut expected = vec![0; 9 << 20];
+    expected[4 << 20..][..large.len()].copy_from_slice(&large);
+    expected[(4 << 20) - 3..][..6].copy_from_slice(b"abcdef");
+    expected[(9 << 20) - 6..][..3].copy_from_slice(b"end");
+    let mut found = Vec::new();
+    open().read_to_end(&mut found).unwrap();
+    assert!(found == expected);
+}
+
+#[test]
+fn a_plain_file_is_not_in_place_and_gives_the_reason() {
+    let plain = PlainFile::open(file_of(4096 + 10), Access::ReadWrite).unwrap();
+    assert_eq!(plain.pages(), 2);
+    let reason = plain.properties().not_in_place.unwrap();
+    assert_eq!(plain.direct_access(PageNo(0), 1).unwrap_err(), CoreError::NoDirectAccess { reason });
+    // The rest of the last page is zeros; beyond it there is nothing.
+    let mut tail = [1; 20];
+    plain.read(4096, &mut tail).unwrap();
+    assert_eq!((&tail[..10], &tail[10..]), (&[7; 10][..], &[0; 10][..]));
+    assert!(plain.read(8190, &mut tail).is_err());
+    plain.write(100, b"xyz").unwrap();
+    let mut back = [0; 3];
+    plain.read(100, &mut back).unwrap();
+    assert_eq!(&back, b"xyz");
+}
+
+#[test]
+fn a_plain_file_that_was_cut_off_gives_an_error() {
+    let file = file_of(8192);
+    let plain = PlainFile::open(file.try_clone().unwrap(), Access::ReadOnly).unwrap();
+    file.set_len(4096).unwrap();
+    assert_eq!(plain.read(4096, &mut [0; 8]).unwrap_err().errno(), 5);
+}
+
+#[test]
+fn no_space_is_an_error_and_not_a_signal() {
+    // A file system with 1 MiB in it: needs a mount.
+    let dir = tempfile::tempdir().unwrap();
+    let options = Some(c"size=1m");
+    let flags = rustix::mount::MountFlags::empty();
+    if rustix::mount::mount("none", dir.path(), "tmpfs", flags, options).is_err() {
+        println!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
+    let open = |name: &str| {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(dir.path().join(name)).unwrap()
+    };
+    let stored = MappedFile::create(open("a"), 1024).unwrap();
+    assert_eq!(stored.direct_access_mut(PageNo(0), 1).unwrap_err(), CoreError::NoSpace);
+    drop(stored);
+    std::fs::remove_file(dir.path().join("a")).unwrap();
+    let copied = MappedFile::create(open("b"), 1024).unwrap();
+    assert_eq!(copied.write(0, &vec![1; 2 << 20]), Err(CoreError::NoSpace));
+    drop(copied);
+    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}
