@@ -1,2 +1,43 @@
-//! Set-up, test, lint, bench.
-fn main() {}
+//! Set-up, test, lint, bench: what a person would otherwise do by hand. `cargo xtask --help` lists it.
+
+#![forbid(unsafe_code)]
+
+mod process;
+mod rootfs;
+mod setup;
+mod test;
+
+use clap::Parser;
+use std::path::{Path, PathBuf};
+
+/// The project's own scripts.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Ask Debian's packages for the tools that tests and benchmarks need
+    Setup,
+    /// Make the Debian tree that tests and benchmarks use, once
+    Rootfs,
+    /// Format, lint, and all tests, as CI runs them
+    Test,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Setup => setup::ensure(),
+        Command::Rootfs => rootfs::ensure().map(drop),
+        Command::Test => test::run_tests(),
+    }
+}
+
+/// The top of the repository.
+fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Where cargo builds, and where large things that are made once are kept.
+fn target() -> PathBuf {
+    let inside = |dir| workspace().join(dir);
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| inside("target".into()), |dir| inside(PathBuf::from(dir)))
+}
