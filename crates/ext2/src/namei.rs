@@ -340,6 +340,10 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         self.volume.geometry.unsigned_hash
     }
 
+    fn has_kinds(&self) -> bool {
+        self.volume.geometry.incompat & feature::INCOMPAT_FILETYPE != 0
+    }
+
     fn max_inode(&self) -> u32 {
         self.volume.geometry.inodes
     }
