@@ -52,6 +52,111 @@ pub enum Error {
         /// Its length.
         bytes: u64,
     },
+    /// Not a name for a segment: `EINVAL`.
+    #[error(
+        "{name:?} cannot be the name of a segment: use 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`, not starting with a dot"
+    )]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// The directory of segments could be written by others: `EPERM`.
+    #[error(
+        "{path} is not a directory that belongs to you and that only you can write to: set XIP_DIR to one that is",
+        path = path.display()
+    )]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is no such segment: `ENOENT`.
+    #[error("there is no segment {name} in {directory}: `xip ls` shows those there are, `xip load` makes one", directory = directory.display())]
+    NoSegment {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
+    /// The name is taken by a segment with other content: `EEXIST`.
+    #[error(
+        "the segment {name} holds another image ({other}): remove it with `xip rm {name}`, or load this one with `--name`",
+        other = other.display()
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The image which that segment was loaded from.
+        other: PathBuf,
+    },
+    /// The segment is in use, and would not be gone when it is removed: `EBUSY`.
+    #[error(
+        "the segment {name} is in use by {}: end them, or take the name away with `xip rm --force {name}`",
+        list(users)
+    )]
+    InUse {
+        /// The name.
+        name: String,
+        /// Who uses it.
+        users: Vec<crate::stat::User>,
+    },
+    /// There is not enough memory: `ENOMEM`.
+    #[error(
+        "not enough memory for {image}: it needs {needed} bytes and {free} are free; remove segments with `xip rm`, \
+         end programs, or build a smaller image",
+        image = image.display()
+    )]
+    NoMemory {
+        /// The image.
+        image: PathBuf,
+        /// What it needs, in bytes.
+        needed: u64,
+        /// What is free, in bytes.
+        free: u64,
+    },
+    /// The image changed while it was read: `EAGAIN`.
+    #[error("{image} changed while it was loaded: load it again when nothing writes to it", image = image.display())]
+    Changed {
+        /// The image.
+        image: PathBuf,
+    },
+    /// The image was looked into and refused: `EUCLEAN`.
+    #[error("{image} cannot be loaded: {why}", image = image.display())]
+    Refused {
+        /// The image.
+        image: PathBuf,
+        /// Why, in words.
+        why: String,
+    },
+    /// The process that keeps the segment could not be started: `ECHILD`.
+    #[error("cannot keep the segment {name} with {program}: {why}", program = program.display())]
+    Holder {
+        /// The segment.
+        name: String,
+        /// The program that was started for it.
+        program: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The process that keeps the segment does not answer, or not with a segment: `ETIMEDOUT`.
+    #[error(
+        "the holder of the segment {name} does not answer ({why}): if it is stopped, let it go on; \
+         otherwise take the name away with `xip rm --force {name}`"
+    )]
+    Silent {
+        /// The segment.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Users in words: not more than a line's worth.
+fn list(users: &[crate::stat::User]) -> String {
+    let mut words: Vec<String> = users.iter().take(5).map(ToString::to_string).collect();
+    if users.len() > words.len() {
+        words.push(format!("{} more", users.len() - words.len()));
+    }
+    words.join(", ")
 }
 
 impl Error {
@@ -60,7 +165,17 @@ impl Error {
         match self {
             Self::File { errno, .. } => *errno,
             Self::NotAFile { .. } | Self::Empty { .. } | Self::NotWholePages { .. } => Errno::INVAL,
+            Self::BadName { .. } => Errno::INVAL,
             Self::TooLarge { .. } => Errno::FBIG,
+            Self::ForeignDirectory { .. } => Errno::PERM,
+            Self::NoSegment { .. } => Errno::NOENT,
+            Self::NameTaken { .. } => Errno::EXIST,
+            Self::InUse { .. } => Errno::BUSY,
+            Self::NoMemory { .. } => Errno::NOMEM,
+            Self::Changed { .. } => Errno::AGAIN,
+            Self::Refused { .. } => Errno::UCLEAN,
+            Self::Holder { .. } => Errno::CHILD,
+            Self::Silent { .. } => Errno::TIMEDOUT,
         }
         .raw_os_error()
     }

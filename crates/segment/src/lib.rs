@@ -4,16 +4,33 @@
 //!
 //! * [`Memory`], [`MappedFile`] and [`PlainFile`] are devices: storage of this process, of a file or shared-memory
 //!   object mapped into it, and of a file that is only read and written.
+//! * A [`Store`] is a user's segments by name: [`Store::load`] brings an image into memory that nobody can write or
+//!   shrink, [`Store::get`] gives it to whoever the directory allows, and [`holder`] says what keeps it there.
+//! * [`Segment::stat`] tells who shares a segment, and what that saves, in the kernel's figures.
 //!
 //! `docs/segments.md` is the page for users.
 #![deny(unsafe_code)]
 
+mod directory;
 mod error;
 mod file;
+pub mod holder;
+mod load;
 mod memory;
+mod name;
 mod plain;
+mod proc;
+mod segment;
+mod space;
+pub mod stat;
+mod store;
+mod wire;
 
 pub use error::{Error, Result};
 pub use file::{Access, MappedFile};
+pub use load::{Check, Progress};
 pub use memory::Memory;
 pub use plain::PlainFile;
+pub use segment::{Info, Segment};
+pub use stat::Stat;
+pub use store::{Loaded, Outcome, Store};

@@ -139,8 +139,6 @@ pub(crate) enum Advise {
     PopulateWrite,
     /// Make pages present now.
     PopulateRead,
-    /// Use huge pages from now on.
-    Huge,
     /// Make huge pages of what is there.
     Collapse,
 }
@@ -150,7 +148,6 @@ impl Advise {
         match self {
             Self::PopulateWrite => libc::MADV_POPULATE_WRITE,
             Self::PopulateRead => libc::MADV_POPULATE_READ,
-            Self::Huge => libc::MADV_HUGEPAGE,
             // In Linux since 6.1; rustix does not have it.
             Self::Collapse => libc::MADV_COLLAPSE,
         }
@@ -205,4 +202,36 @@ impl Device for Memory {
 pub(crate) fn bytes(first: PageNo, count: u64, pages: u64) -> std::result::Result<(usize, usize), xip_core::Error> {
     let count = check_range(first, count, pages)?;
     Ok((first.0 as usize * PAGE_SIZE, count as usize * PAGE_SIZE))
+}
+
+/// Closes every descriptor from `first` on that this process was started with.
+pub(crate) fn close_from(first: u32) {
+    // SAFETY: called first thing in a process that was started to hold a segment, before anything was opened: nobody in
+    // it owns any of these. An old kernel says no, and then they stay open.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
+/// What the kernel says about the pages of an object, by `cachestat(2)`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct CacheStat {
+    /// Pages in memory.
+    pub(crate) cached: u64,
+    dirty: u64,
+    writeback: u64,
+    /// Pages that were in memory and are not: for shared memory, swapped out.
+    pub(crate) evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Asks for [`CacheStat`] of a whole object. In Linux since 6.5.
+pub(crate) fn cachestat(fd: BorrowedFd<'_>) -> Result<CacheStat> {
+    use std::os::fd::AsRawFd;
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let whole = [0u64; 2];
+    let mut stat = CacheStat::default();
+    // SAFETY: both pointers are to live memory of the layout that the call is documented to read and write: two and
+    // five numbers of 64 bits.
+    let answer = unsafe { libc::syscall(SYS_CACHESTAT, fd.as_raw_fd(), whole.as_ptr(), &raw mut stat, 0) };
+    if answer == 0 { Ok(stat) } else { Err(last_errno()) }
 }

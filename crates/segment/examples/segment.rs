@@ -1,0 +1,47 @@
+//! Segments from a program of one's own: load, list, look, use, remove.
+//!
+//! `cargo run -p xip-segment --example segment -- load IMAGE`
+
+use std::io::{Read, Write};
+use std::path::Path;
+use xip_core::Device;
+use xip_segment::{Store, holder};
+
+fn main() {
+    // First thing: the process that keeps a segment is this program, started again.
+    holder::main_if_asked();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Err(error) = run(&words) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let store = Store::open_default()?;
+    match *words {
+        ["load", image, ref name @ ..] => {
+            // A real program looks into the image here: a segment should be a volume.
+            let loaded = store.load(Path::new(image), name.first().copied(), &mut |_, _| {}, &mut |_| Ok(()))?;
+            println!("{} {:?} {:?}", loaded.segment.name(), loaded.outcome, loaded.segment.id());
+        }
+        ["list"] => {
+            for segment in store.list()? {
+                println!("{} {} bytes from {}", segment.name(), segment.info().size, segment.info().image.display());
+            }
+        }
+        ["stat", name] => println!("{:#?}", store.get(name)?.stat()?),
+        ["remove", name] => store.remove(name, false)?,
+        // Reads the first bytes of it in place, says so, and has them until its input ends.
+        ["use", name, bytes] => {
+            let device = store.get(name)?.device()?;
+            device.read(0, &mut vec![0; bytes.parse()?])?;
+            println!("ready");
+            std::io::stdout().flush()?;
+            std::io::stdin().read_to_end(&mut Vec::new())?;
+        }
+        _ => return Err("usage: segment load IMAGE [NAME] | list | stat NAME | remove NAME | use NAME BYTES".into()),
+    }
+    Ok(())
+}

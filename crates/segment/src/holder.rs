@@ -1,0 +1,217 @@
+//! The holder: a small process that keeps one segment alive, and gives it to whoever may connect to its socket.
+//!
+//! A segment is a sealed memfd: memory without a name that is gone with the last descriptor or mapping of it. The holder
+//! has that descriptor, and the name is its socket. So nothing half-made can stay: a segment has a name only when it is
+//! whole, and when its holder dies, by whatever cause, its memory goes when its last user does.
+//!
+//! The other way round the name keeps the holder: when it is gone (a user logs out and the system clears the directory)
+//! the holder ends.
+
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::segment::Info;
+use crate::wire;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::{Errno, Result as SysResult};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Set in the environment of a process that is to be a holder.
+const MARK: &str = "XIP_SEGMENT_HOLDER";
+
+/// What a holder is called in `/proc/PID/comm`.
+pub(crate) const COMMAND: &str = "xip-holder";
+
+/// How long a holder waits for a request, and a user for the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is asked of a holder, the whole message.
+pub(crate) const GET: &[u8] = b"get";
+/// As [`GET`].
+pub(crate) const QUIT: &[u8] = b"quit";
+/// A holder's yes.
+const YES: &[u8] = b"yes";
+
+/// Becomes a holder if this process was started to be one, and then does not return.
+///
+/// A program that loads segments calls it first thing in `main`: a holder is the program itself, started again, so that
+/// nothing has to be installed beside it.
+pub fn main_if_asked() {
+    let Some(stage) = std::env::var_os(MARK) else { return };
+    let done = if stage == "first" { detach().is_ok() } else { hold().is_ok() };
+    std::process::exit(i32::from(!done));
+}
+
+/// Whether this process should have become a holder: then it must not start one, or there would be no end to it.
+pub(crate) fn is_asked() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Starts a holder for `memory` (opened read-only). When this returns, the name is there.
+pub(crate) fn start(
+    program: &Path,
+    directory: &Directory,
+    lock: BorrowedFd<'_>,
+    memory: BorrowedFd<'_>,
+    info: &Info,
+) -> Result<()> {
+    let failed = |what: &dyn std::fmt::Display| Error::Holder {
+        name: info.name.clone(),
+        program: program.into(),
+        why: what.to_string(),
+    };
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|e| failed(&e))?;
+    let memory = memory.try_clone_to_owned().map_err(|e| failed(&e))?;
+    let status = Command::new(program)
+        .arg0(COMMAND)
+        .env(MARK, "first")
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::from(memory))
+        .stderr(Stdio::null())
+        .status()
+        .map_err(|e| failed(&e))?;
+    if !status.success() {
+        return Err(failed(&status));
+    }
+    let task = serde_json::to_vec(info).map_err(|e| failed(&e))?;
+    // The lock goes along, so that nobody comes in between when this process is killed now.
+    wire::send(&ours, &task, &[directory.fd(), lock]).map_err(|e| failed(&e))?;
+    match wire::receive(&ours) {
+        Ok((answer, _)) if answer == YES => Ok(()),
+        Ok((answer, _)) if answer.is_empty() => {
+            Err(failed(&"it ended at once; is it a program that calls holder::main_if_asked?"))
+        }
+        Ok((answer, _)) => Err(failed(&String::from_utf8_lossy(&answer))),
+        Err(errno) => Err(failed(&errno)),
+    }
+}
+
+/// The first of two processes: leaves the terminal and the one that started it.
+fn detach() -> std::io::Result<()> {
+    let _ = rustix::process::setsid();
+    Command::new("/proc/self/exe").arg0(COMMAND).env(MARK, "second").spawn().map(drop)
+}
+
+/// The second: takes what came as standard input and output, and serves until the segment is removed.
+fn hold() -> SysResult<()> {
+    crate::memory::close_from(3);
+    let channel = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let memory = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    drop(null);
+    rustix::process::chdir("/")?;
+    // Shown by `ps` and in reports; no harm if it fails.
+    let _ = rustix::thread::set_name(c"xip-holder");
+
+    let (task, mut fds) = wire::receive(&channel)?;
+    let Ok(mut info) = serde_json::from_slice::<Info>(&task) else { return Err(Errno::INVAL) };
+    let (Some(lock), Some(directory)) = (fds.pop(), fds.pop()) else { return Err(Errno::INVAL) };
+    info.holder = std::process::id();
+
+    let listener = match publish(directory.as_fd(), &info.name) {
+        Ok(listener) => listener,
+        Err(errno) => return wire::send(&channel, errno.to_string().as_bytes(), &[]),
+    };
+    let name = Name::new(directory, &info.name)?;
+    drop(lock);
+    // The loader may be gone: the segment is whole, and stays.
+    let _ = wire::send(&channel, YES, &[]);
+    drop(channel);
+    serve(&listener, &name, &memory, &info)
+}
+
+/// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder.
+fn publish(directory: BorrowedFd<'_>, name: &str) -> SysResult<OwnedFd> {
+    let new = format!(".{name}.new");
+    let _ = rustix::fs::unlinkat(directory, &new, AtFlags::empty());
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // To connect takes permission to write: for the owner alone.
+    rustix::process::umask(Mode::from_bits_truncate(0o177));
+    rustix::net::bind(&listener, &SocketAddrUnix::new(Directory::address(directory, &new))?)?;
+    rustix::net::listen(&listener, 128)?;
+    rustix::fs::renameat(directory, &new, directory, name)?;
+    Ok(listener)
+}
+
+/// The name of the segment in its directory.
+struct Name {
+    directory: OwnedFd,
+    name: String,
+    id: (u64, u64),
+}
+
+impl Name {
+    fn new(directory: OwnedFd, name: &str) -> SysResult<Self> {
+        let mut it = Self { directory, name: name.into(), id: (0, 0) };
+        it.id = it.found()?;
+        Ok(it)
+    }
+
+    fn found(&self) -> SysResult<(u64, u64)> {
+        let stat = rustix::fs::statat(&self.directory, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    fn is_there(&self) -> bool {
+        self.found() == Ok(self.id)
+    }
+}
+
+fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, info: &Info) -> SysResult<()> {
+    let header = serde_json::to_vec(info).map_err(|_| Errno::INVAL)?;
+    let pause = Timespec { tv_sec: 5, tv_nsec: 0 };
+    loop {
+        match rustix::event::poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&pause)) {
+            Ok(0) if !name.is_there() => return Ok(()),
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(errno) => return Err(errno),
+        }
+        let Ok(user) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { continue };
+        // Whoever connects and says nothing, or takes nothing, does not stop the others for long.
+        let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
+        let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Send, Some(Duration::from_secs(1)));
+        let Ok((request, _)) = wire::receive(&user) else { continue };
+        if request == GET {
+            let _ = wire::send(&user, &header, &[memory.as_fd()]);
+        } else if request == QUIT && name.is_there() {
+            let gone = rustix::fs::unlinkat(&name.directory, name.name.as_str(), AtFlags::empty());
+            let _ = match gone {
+                Ok(()) => wire::send(&user, YES, &[]),
+                Err(errno) => wire::send(&user, errno.to_string().as_bytes(), &[]),
+            };
+            if gone.is_ok() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Asks the holder of `name`. `NOENT`: there is no such name. `CONNREFUSED`: it has lost its holder.
+pub(crate) fn ask(directory: &Directory, name: &str, request: &[u8]) -> SysResult<(Vec<u8>, Vec<OwnedFd>)> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(Directory::address(directory.fd(), name))?)?;
+    wire::send(&socket, request, &[])?;
+    match wire::receive(&socket)? {
+        // It ended before it answered.
+        (bytes, _) if bytes.is_empty() => Err(Errno::CONNRESET),
+        answer => Ok(answer),
+    }
+}
+
+/// Asks the holder of `name` to end.
+pub(crate) fn quit(directory: &Directory, name: &str) -> SysResult<()> {
+    let (answer, _) = ask(directory, name, QUIT)?;
+    if answer == YES { Ok(()) } else { Err(Errno::CONNRESET) }
+}

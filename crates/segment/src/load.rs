@@ -1,0 +1,142 @@
+//! From an image file to sealed memory that has no name yet.
+
+use crate::error::{Error, Result};
+use crate::file::{Access, MappedFile, file_len};
+use crate::memory::{Advise, HUGE};
+use crate::segment::{SEALS, Stamp};
+use crate::space;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use xip_core::page::PAGE_BYTES;
+
+/// How much is read, hashed and written at a time: a huge page, which then is allocated and filled at once.
+const STEP: usize = HUGE;
+
+/// Told how many bytes are done, of how many.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Looks into an image before it gets its name: `Err` says in words why it is none.
+pub type Check<'a> = &'a mut dyn FnMut(&MappedFile) -> std::result::Result<(), String>;
+
+/// An image file that is to be loaded.
+pub(crate) struct Image {
+    pub(crate) path: PathBuf,
+    fd: OwnedFd,
+    pub(crate) size: u64,
+    pub(crate) stamp: Stamp,
+}
+
+impl Image {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        // NONBLOCK: to open a fifo must not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::file("open", &path))?;
+        let size = file_len(&fd)?;
+        if !size.is_multiple_of(PAGE_BYTES) {
+            return Err(Error::NotWholePages { path, bytes: size });
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(Error::file("inspect", &path))?;
+        Ok(Self { path, fd, size, stamp: Stamp::of(&stat) })
+    }
+
+    /// The hash of its content.
+    pub(crate) fn hash(&self, progress: Progress<'_>) -> Result<String> {
+        self.read(progress, |_, _| Ok(()))
+    }
+
+    /// Its bytes in sealed memory, opened read-only, and the hash of its content.
+    pub(crate) fn fill(&self, name: &str, limit: u64, progress: Progress<'_>) -> Result<(OwnedFd, String)> {
+        let free = space::free().min(limit);
+        let short = || Error::NoMemory { image: self.path.clone(), needed: self.size, free };
+        // A write past this limit ends the program, so it is asked for first.
+        let longest = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
+        if self.size > longest {
+            return Err(Error::File {
+                action: "load (`ulimit -f` is below its size)",
+                path: self.path.clone(),
+                errno: Errno::FBIG,
+            });
+        }
+        if self.size > free {
+            return Err(short());
+        }
+        let failed = |errno| match errno {
+            Errno::NOMEM | Errno::NOSPC => short(),
+            errno => Error::File { action: "make shared memory for", path: self.path.clone(), errno },
+        };
+        let memory = create(&format!("xip:{name}")).map_err(failed)?;
+        rustix::fs::ftruncate(&memory, self.size).map_err(failed)?;
+        let content = self.read(progress, |at, bytes| {
+            // Memory that was never written reads as zeros, and is not used up until it is read.
+            if bytes.iter().all(|&byte| byte == 0) {
+                return Ok(());
+            }
+            crate::plain::write_all(rustix::fd::AsFd::as_fd(&memory), at, bytes).map_err(|error| match error {
+                xip_core::Error::NoSpace => short(),
+                other => failed(Errno::from_raw_os_error(other.errno())),
+            })
+        })?;
+        let now = rustix::fs::fstat(&self.fd).map_err(Error::file("inspect", &self.path))?;
+        if Stamp::of(&now) != self.stamp {
+            return Err(Error::Changed { image: self.path.clone() });
+        }
+        // Read by its owner, as far as permissions go; no one writes, as far as seals go.
+        rustix::fs::fchmod(&memory, Mode::RUSR).map_err(failed)?;
+        rustix::fs::fcntl_add_seals(&memory, SEALS).map_err(failed)?;
+        // A descriptor that was opened to read gives no mapping that `mprotect` could make writable.
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        Ok((read_only, content))
+    }
+
+    /// Reads all of it, and returns its hash.
+    fn read(&self, progress: Progress<'_>, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; STEP];
+        let mut at = 0;
+        while at < self.size {
+            let step = usize::try_from(self.size - at).unwrap_or(STEP).min(STEP);
+            let mut have = 0;
+            while have < step {
+                match rustix::io::pread(&self.fd, &mut buffer[have..step], at + have as u64) {
+                    Ok(0) => return Err(Error::Changed { image: self.path.clone() }),
+                    Ok(count) => have += count,
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(Error::File { action: "read", path: self.path.clone(), errno }),
+                }
+            }
+            hasher.update(&buffer[..step]);
+            each(at, &buffer[..step])?;
+            at += step as u64;
+            progress(at, self.size);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Maps sealed memory and makes huge pages of what has none yet, where the kernel does that.
+pub(crate) fn map(memory: OwnedFd) -> Result<MappedFile> {
+    let device = MappedFile::open(memory, Access::ReadOnly)?;
+    // Present pages are collapsed ten times as fast as absent ones. Both are attempts: the bytes are there already.
+    make_present(&device);
+    let map = device.memory();
+    let _ = map.advise(0, map.len() / HUGE * HUGE, Advise::Collapse);
+    Ok(device)
+}
+
+/// Maps every page of it now, if the kernel does that (since 5.14).
+pub(crate) fn make_present(device: &MappedFile) {
+    let _ = device.memory().advise(0, device.memory().len(), Advise::PopulateRead);
+}
+
+fn create(name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // A kernel before 6.3 does not know the flag, which says that the object itself is no program.
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    }
+}

@@ -1,0 +1,115 @@
+//! A segment, as its users have it: a descriptor of sealed memory, and what is known about it.
+
+use crate::error::{Error, Result};
+use crate::file::{Access, MappedFile};
+use rustix::fs::{SealFlags, Stat};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// With these, no byte of it changes and none is added or taken away, by anyone, root included; and the seals stay.
+pub(crate) const SEALS: SealFlags =
+    SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// What is known about a segment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Info {
+    /// Version of this record: 1.
+    pub version: u32,
+    /// Its name.
+    pub name: String,
+    /// The image it was loaded from, where that was then.
+    pub image: PathBuf,
+    /// Length in bytes.
+    pub size: u64,
+    /// What is in it: the BLAKE3 hash of all bytes, in hexadecimal. Same hash, same image.
+    pub content: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+    /// The process that keeps it.
+    pub holder: u32,
+    /// The state of the image file when it was read, if that can be told from any later one.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// The state of a file: as long as this is the same, so are its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    id: (u64, u64),
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(stat: &Stat) -> Self {
+        // The types of these fields differ between machines; the numbers fit in all of them.
+        #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)]
+        Self {
+            id: (stat.st_dev as u64, stat.st_ino as u64),
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// Whether a change of the file at `now` (in seconds) or later would show in a stamp: a file changed twice within one
+    /// tick of its file system's clock has one stamp for two contents. The coarsest clock in use ticks every 2 seconds.
+    pub(crate) fn is_settled(&self, now: u64) -> bool {
+        i64::try_from(now).is_ok_and(|now| self.changed.0.max(self.modified.0) + 2 < now)
+    }
+}
+
+/// A segment: an image in memory that many processes share and nobody can change. It stays in memory at least as long as
+/// this exists, also when its name is taken away.
+#[derive(Debug)]
+pub struct Segment {
+    info: Info,
+    fd: OwnedFd,
+}
+
+impl Segment {
+    /// From what a holder handed out. It is not believed: the seals and the size are the kernel's.
+    pub(crate) fn new(info: Info, fd: OwnedFd) -> Result<Self> {
+        let silent = |why: &str| Error::Silent { name: info.name.clone(), why: why.into() };
+        if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SEALS)) {
+            return Err(silent("what it keeps is not sealed"));
+        }
+        if !rustix::fs::fstat(&fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(info.size)) {
+            return Err(silent("what it keeps has another size than it says"));
+        }
+        Ok(Self { info, fd })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// What is known about it.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Its memory: a descriptor that can be read, mapped and executed from, and never written through.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its memory, mapped into this process.
+    ///
+    /// # Errors
+    /// The system's: no address space.
+    pub fn device(&self) -> Result<MappedFile> {
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|error| Error::Silent { name: self.info.name.clone(), why: error.to_string() })?;
+        MappedFile::open(fd, Access::ReadOnly)
+    }
+
+    /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.
+    pub fn id(&self) -> (u64, u64) {
+        rustix::fs::fstat(&self.fd).map(|stat| (stat.st_dev, stat.st_ino)).unwrap_or_default()
+    }
+}

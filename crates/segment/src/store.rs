@@ -1,0 +1,230 @@
+//! The segments of a user, by name.
+//!
+//! Lock order: one name's lock at a time. Where a second name comes into it (a socket without a holder is found), its
+//! lock is only tried, so nobody waits for a lock while holding one.
+
+use crate::directory::{Directory, Lock};
+use crate::error::{Error, Result};
+use crate::holder;
+use crate::load::{self, Check, Image, Progress};
+use crate::name;
+use crate::segment::{Info, Segment};
+use crate::stat;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The segments in one directory.
+#[derive(Debug)]
+pub struct Store {
+    directory: Directory,
+    program: PathBuf,
+    limit: u64,
+}
+
+/// What [`Store::load`] gives.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The segment.
+    pub segment: Segment,
+    /// Whether it was there before.
+    pub outcome: Outcome,
+}
+
+/// Whether a load took memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The image was loaded.
+    New,
+    /// The image was in memory already: no second copy was made.
+    Same,
+}
+
+impl Store {
+    /// The segments of this user: in `$XIP_DIR`, or `$XDG_RUNTIME_DIR/xip`, `/run/user/UID/xip`, `/tmp/xip-UID`.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or others can write to it.
+    pub fn open_default() -> Result<Self> {
+        Self::open(Directory::default_path())
+    }
+
+    /// The segments in a directory. It is made when it is not there.
+    ///
+    /// # Errors
+    /// As [`Store::open_default`].
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
+        let directory = Directory::open(directory.as_ref())?;
+        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX })
+    }
+
+    /// Starts `program` to keep new segments, not this program itself. It calls [`crate::holder::main_if_asked`].
+    #[must_use]
+    pub fn with_holder(self, program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), ..self }
+    }
+
+    /// Takes no more than `bytes` of memory for a new segment, even if more is free.
+    #[must_use]
+    pub fn with_memory_limit(self, bytes: u64) -> Self {
+        Self { limit: bytes, ..self }
+    }
+
+    /// Where the segments are.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Brings an image into memory under a name: that of the image file, without its extension, if none is given.
+    ///
+    /// An image that is in memory already is not loaded again: without a name the segment that has it is the answer; with
+    /// another name than that, the name is one more name for the same memory. `check` looks into the image before it
+    /// gets its name. Two who load one name at once wait for each other.
+    ///
+    /// # Errors
+    /// The image cannot be read, is not whole pages, changed meanwhile, or `check` refused it; the name is not one or
+    /// belongs to another image; memory is short.
+    pub fn load(&self, image: &Path, name: Option<&str>, progress: Progress<'_>, check: Check<'_>) -> Result<Loaded> {
+        if holder::is_asked() {
+            let why = "the program does not call xip_segment::holder::main_if_asked first thing in main".into();
+            return Err(Error::Holder { name: name.unwrap_or_default().into(), program: self.program.clone(), why });
+        }
+        let image = Image::open(image)?;
+        let wanted = match name {
+            Some(name) => {
+                name::check(name)?;
+                name.to_owned()
+            }
+            None => name::from_image(&image.path),
+        };
+        let lock = self.directory.lock(&wanted)?;
+        let here = self.find(&wanted, Some(&lock))?;
+        // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
+        let known = |segment: &Segment| segment.info().stamp == Some(image.stamp);
+        let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()? };
+        alike.retain(|segment| segment.info().size == image.size);
+        let content = match here.iter().chain(&alike).find(|segment| known(segment)) {
+            Some(segment) => Some(segment.info().content.clone()),
+            None if alike.is_empty() => None,
+            None => Some(image.hash(progress)?),
+        };
+        let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
+        match here {
+            Some(segment) if is_it(&segment) => return Ok(Loaded { segment, outcome: Outcome::Same }),
+            // Another image has the name; but this one may be there under another.
+            Some(other) if name.is_some() || !alike.iter().any(is_it) => {
+                return Err(Error::NameTaken { name: wanted, other: other.info().image.clone() });
+            }
+            _ => {}
+        }
+        let mut info = Info {
+            version: 1,
+            name: wanted,
+            image: image.path.to_string_lossy().into_owned().into(),
+            size: image.size,
+            content: String::new(),
+            created: 0,
+            holder: 0,
+            stamp: None,
+        };
+        if let Some(segment) = alike.into_iter().find(is_it) {
+            if name.is_some() {
+                info = Info { name: info.name, image: info.image, ..segment.info().clone() };
+                self.publish(&lock, segment.fd(), &info)?;
+            }
+            let name = if name.is_some() { &info.name } else { segment.name() };
+            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same });
+        }
+        let (memory, content) = image.fill(&info.name, self.limit, progress)?;
+        info.content = content;
+        info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        info.stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
+        let device = load::map(memory)?;
+        check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
+        self.publish(&lock, device.fd(), &info)?;
+        Ok(Loaded { segment: self.get(&info.name)?, outcome: Outcome::New })
+    }
+
+    /// The segment of that name.
+    ///
+    /// # Errors
+    /// There is none; its holder does not answer.
+    pub fn get(&self, name: &str) -> Result<Segment> {
+        name::check(name)?;
+        self.find(name, None)?
+            .ok_or_else(|| Error::NoSegment { name: name.into(), directory: self.directory.path().into() })
+    }
+
+    /// All segments, by name.
+    ///
+    /// # Errors
+    /// The directory cannot be read; a holder does not answer.
+    pub fn list(&self) -> Result<Vec<Segment>> {
+        let names = self.directory.names()?;
+        names.iter().filter_map(|name| self.find(name, None).transpose()).collect()
+    }
+
+    /// Takes a segment away. Its memory is free when its last user ends; so, unless `force` is given, one that has users
+    /// is left alone. Users keep every byte in any case.
+    ///
+    /// # Errors
+    /// There is none; it is in use; its holder does not answer and `force` is not given.
+    pub fn remove(&self, name: &str, force: bool) -> Result<()> {
+        name::check(name)?;
+        let lock = self.directory.lock(name)?;
+        let segment = match self.find(name, Some(&lock)) {
+            Ok(Some(segment)) => segment,
+            Ok(None) => {
+                return Err(Error::NoSegment { name: name.into(), directory: self.directory.path().into() });
+            }
+            // The holder ends when it finds that its name is gone.
+            Err(Error::Silent { .. }) if force => return self.directory.unlink(name),
+            Err(error) => return Err(error),
+        };
+        if !force {
+            let users = stat::users(&segment);
+            if !users.is_empty() {
+                return Err(Error::InUse { name: name.into(), users });
+            }
+        }
+        match holder::quit(&self.directory, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) => self.directory.unlink(name),
+            Err(errno) if !force => Err(Error::Silent { name: name.into(), why: errno.to_string() }),
+            Err(_) => self.directory.unlink(name),
+        }
+    }
+
+    fn publish(&self, lock: &Lock<'_>, memory: BorrowedFd<'_>, info: &Info) -> Result<()> {
+        holder::start(&self.program, &self.directory, lock.fd(), memory.as_fd(), info)
+    }
+
+    /// The segment of that name, if there is one. A socket that has lost its holder is cleared away.
+    fn find(&self, name: &str, lock: Option<&Lock<'_>>) -> Result<Option<Segment>> {
+        let silent = |why: String| Error::Silent { name: name.into(), why };
+        match holder::ask(&self.directory, name, holder::GET) {
+            Ok((header, mut fds)) => {
+                let info: Info = serde_json::from_slice(&header).map_err(|error| silent(error.to_string()))?;
+                let fd = fds.pop().ok_or_else(|| silent("it sent no descriptor".into()))?;
+                Segment::new(info, fd).map(Some)
+            }
+            Err(Errno::NOENT) => Ok(None),
+            // CONNRESET, PIPE: it ended just now.
+            Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE) => {
+                let held = if lock.is_some() { None } else { self.directory.try_lock(name)? };
+                // Under the lock nobody gives the name to a new holder.
+                if lock.is_some() || held.is_some() {
+                    let again = holder::ask(&self.directory, name, holder::GET);
+                    if again.is_err_and(|errno| errno == Errno::CONNREFUSED) {
+                        self.directory.unlink(name)?;
+                    }
+                }
+                Ok(None)
+            }
+            Err(Errno::AGAIN) => Err(silent("no answer for 5 seconds".into())),
+            Err(errno) => Err(silent(errno.to_string())),
+        }
+    }
+}
