@@ -199,3 +199,31 @@ fn a_device_too_short_for_the_format_is_refused() {
     let format = Format { blocks: 100, inodes: 16, ..Format::default() };
     assert!(Volume::format(Bytes::new(99), Alone::default(), &format).is_err());
 }
+
+/// Contract 5, `dir_index`: an index of two levels, which e2fsck follows as the kernel does.
+#[test]
+fn a_directory_of_a_hundred_thousand_entries_is_clean_and_every_name_is_found() {
+    let volume = volume(8192, 32);
+    let file = volume.create(InodeNo::ROOT, b"file", &new(NewKind::Regular)).unwrap();
+    let dir = volume.create(InodeNo::ROOT, b"dir", &new(NewKind::Directory)).unwrap();
+    // A file can have 65,000 names.
+    let other = volume.create(InodeNo::ROOT, b"other", &new(NewKind::Fifo)).unwrap();
+    let name = |n: u32| format!("name-{n}-of-many").into_bytes();
+    let target = |n: u32| if n % 2 == 0 { file } else { other };
+    for n in 0..100_000 {
+        volume.link(dir, &name(n), target(n)).unwrap();
+    }
+    for n in 0..100_000 {
+        assert_eq!(volume.lookup(dir, &name(n)).unwrap(), Some(target(n)));
+    }
+    assert_eq!(volume.lookup(dir, &name(100_000)).unwrap(), None);
+    let mut count = 0;
+    volume
+        .read_dir(dir, 0, &mut |_| {
+            count += 1;
+            true
+        })
+        .unwrap();
+    assert_eq!(count, 100_002);
+    fsck(&volume);
+}

@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn hostile_lengths_and_inodes_are_refused_not_followed() {
-        for (at, value) in [(4, 0), (4, 4), (4, 8), (4, 11), (4, 13), (4, 1016), (4, 0xff), (16, 0xf8), (18, 255), (0, 101)] {
+        for (at, value) in
+            [(4, 0), (4, 4), (4, 8), (4, 11), (4, 13), (4, 1016), (4, 0xff), (16, 0xf8), (18, 255), (0, 101)]
+        {
             let mut block = good();
             block[at..at + 2].copy_from_slice(&u16::to_le_bytes(value));
             if (at, value) == (18, 255) {

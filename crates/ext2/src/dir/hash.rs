@@ -116,13 +116,61 @@ fn half_md4(state: &mut [u32; 4], words: &[u32; 8]) {
 fn tea(state: &mut [u32; 2], key: &[u32; 4]) {
     let [mut x, mut y] = *state;
     let mut sum = 0_u32;
-    let half = |v: u32, sum: u32, k: &[u32]| {
-        (v << 4).wrapping_add(k[0]) ^ v.wrapping_add(sum) ^ (v >> 5).wrapping_add(k[1])
-    };
+    let half =
+        |v: u32, sum: u32, k: &[u32]| (v << 4).wrapping_add(k[0]) ^ v.wrapping_add(sum) ^ (v >> 5).wrapping_add(k[1]);
     for _ in 0..16 {
         sum = sum.wrapping_add(0x9e37_79b9);
         x = x.wrapping_add(half(y, sum, &key[..2]));
         y = y.wrapping_add(half(x, sum, &key[2..]));
     }
     *state = [state[0].wrapping_add(x), state[1].wrapping_add(y)];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Told by `debugfs -R "dx_hash -h FUNCTION -s SEED NAME"` of e2fsprogs, which takes characters as signed:
+    /// legacy, half MD4, TEA without a seed, half MD4 and TEA with one.
+    #[test]
+    fn hashes_are_those_of_e2fsprogs() {
+        let long = {
+            let mut long = [b'0'; 255];
+            long[254] = b'7';
+            long
+        };
+        let known: [(&[u8], [u32; 5]); 5] = [
+            (b"a", [0xe74b_53e2, 0xd5fa_7d7a, 0x6d0e_a4c0, 0x3c55_b3dc, 0x0bd7_c194]),
+            (b"hello", [0x3225_2546, 0x1746_da32, 0x6f5b_b1a8, 0x43d4_71c8, 0xd11c_92ea]),
+            (
+                b"abcdefghijklmnopqrstuvwxyz0123456789ABCDEF",
+                [0x7097_6438, 0x9ffc_fcde, 0xfdf7_0586, 0x73e1_b6da, 0x1e3f_e182],
+            ),
+            ("été".as_bytes(), [0x70d7_b7fc, 0xa69a_4d3a, 0x04d3_37a6, 0x5e9e_9970, 0x00bf_6462]),
+            (&long, [0xa665_770c, 0x5673_6122, 0x400f_9402, 0x9c5c_47a4, 0xe0a6_dea2]),
+        ];
+        let seed = [0x1234_5678, 0x9abc_def0, 7, 8];
+        for (name, hashes) in known {
+            for (version, seed, expected) in [
+                (0, [0; 4], hashes[0]),
+                (1, [0; 4], hashes[1]),
+                (2, [0; 4], hashes[2]),
+                (1, seed, hashes[3]),
+                (2, seed, hashes[4]),
+            ] {
+                let hasher = Hasher::new(version, false, seed).unwrap();
+                assert_eq!(hasher.hash(name), expected, "{version} {seed:?} {name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn signs_matter_only_beyond_ascii() {
+        for version in 0..3 {
+            let [signed, unsigned] = [false, true].map(|sign| Hasher::new(version, sign, [0; 4]).unwrap());
+            assert_eq!(signed.hash(b"plain"), unsigned.hash(b"plain"));
+            assert_ne!(signed.hash("été".as_bytes()), unsigned.hash("été".as_bytes()));
+        }
+        assert_eq!(Hasher::new(3, false, [0; 4]), None);
+    }
 }

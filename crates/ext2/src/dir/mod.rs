@@ -21,6 +21,8 @@ mod htree;
 mod linear;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
@@ -67,6 +69,8 @@ pub(crate) trait DirBlocks {
     fn unsigned_hash(&self) -> bool;
     /// The largest inode number there is.
     fn max_inode(&self) -> u32;
+    /// Whether entries say the kind of what they lead to (`filetype`).
+    fn has_kinds(&self) -> bool;
 }
 
 /// Where an entry is, and what it says.
@@ -101,13 +105,18 @@ pub(crate) fn check_new_name(name: &[u8]) -> Result<(), Error> {
     if is_dot(name) { Err(Error::Exists) } else { Ok(()) }
 }
 
+fn stored_kind(blocks: &impl DirBlocks, kind: u8) -> u8 {
+    if blocks.has_kinds() { kind } else { 0 }
+}
+
 fn is_dot(name: &[u8]) -> bool {
     name == b"." || name == b".."
 }
 
 /// Makes an empty directory of one that has no blocks.
-pub(crate) fn init(blocks: &mut impl DirBlocks, own: u32, parent: u32, kind: u8) -> Result<(), Error> {
+pub(crate) fn init(blocks: &mut impl DirBlocks, own: u32, parent: u32) -> Result<(), Error> {
     let size = blocks.block_size();
+    let kind = stored_kind(blocks, Kind::Directory.entry_type());
     let mut block = [0; 4096];
     entry::put(&mut block, own, entry::ENTRY_MIN, kind, b".");
     entry::put(&mut block[entry::ENTRY_MIN..], parent, size - entry::ENTRY_MIN, kind, b"..");
@@ -171,14 +180,14 @@ pub(crate) fn iterate(
     Ok(())
 }
 
-/// Adds a name. `kind` is the number of [`Kind::entry_type`], or 0 on a volume without the feature `filetype`.
+/// Adds a name. `kind` is the number of [`Kind::entry_type`].
 ///
 /// # Errors
 /// As [`check_new_name`]; [`Error::Exists`] where it is noticed in passing (the caller looks first);
 /// [`Error::DirectoryFull`] when the index is; [`Error::Corrupt`], also for an index that a lookup could do without.
 pub(crate) fn insert(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
     check_new_name(name)?;
-    let new = New { name, inode, kind };
+    let new = New { name, inode, kind: stored_kind(blocks, kind) };
     if blocks.indexed() {
         return htree::insert(blocks, &new);
     }
@@ -202,7 +211,7 @@ struct New<'a> {
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Corrupt`].
-#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+#[allow(dead_code, reason = "for unlink and rename")]
 pub(crate) fn remove(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<u32, Error> {
     let found = find(blocks, name)?.ok_or(Error::NotFound)?;
     match found.before {
@@ -220,9 +229,10 @@ pub(crate) fn remove(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<u32, Er
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Corrupt`].
-#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+#[allow(dead_code, reason = "for unlink and rename")]
 pub(crate) fn set_target(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
     let found = find(blocks, name)?.ok_or(Error::NotFound)?;
+    let kind = stored_kind(blocks, kind);
     if found.kind != kind {
         blocks.write(found.block, found.at + 7, &[kind])?;
     }
@@ -230,7 +240,7 @@ pub(crate) fn set_target(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, k
 }
 
 /// Whether `.` and `..` are all it has.
-#[cfg_attr(not(test), expect(dead_code, reason = "unlink and rename come with the writable mount"))]
+#[allow(dead_code, reason = "for unlink and rename")]
 pub(crate) fn is_empty(blocks: &impl DirBlocks) -> Result<bool, Error> {
     let mut empty = true;
     iterate(blocks, 0, &mut |entry| {

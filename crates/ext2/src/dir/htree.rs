@@ -1,0 +1,181 @@
+//! The index of a directory (`dir_index`): a tree, two levels at most, from hashes of names to blocks of entries.
+//!
+//! Block 0 is the root. After `.` and `..`, whose length hides the rest, come eight bytes (0, number of the hash
+//! function, 8, levels below the root, flags) and a table. A block of the level below is one free entry as large as
+//! the block, and a table in it. A table is an array of (hash, block), ascending: names from that hash on, up to the
+//! next, are found through that block. The first has no hash, since it takes all that is smaller; in its place are
+//! the limit and the count of the table. An odd hash says that names with this hash stand in the block before, too.
+
+mod split;
+mod table;
+
+use super::hash::Hasher;
+use super::{DirBlocks, Found, New, linear, view};
+use crate::error::Error;
+use crate::raw::bytes_at;
+pub(super) use split::convert;
+use table::{NODE, ROOT, Table};
+
+/// Where the root keeps the number of the hash function, and what follows it.
+const INFO: usize = 24;
+
+/// What an index says to a question.
+pub(super) enum Answer<T> {
+    /// The answer.
+    Here(T),
+    /// The index contradicts itself; the blocks of entries may still be whole.
+    DamagedIndex(Error),
+}
+
+/// The way from the root to a leaf. Its depth is part of its type: no index, however damaged, leads further.
+struct Path {
+    hasher: Hasher,
+    hash: u32,
+    /// The slot in the root's table.
+    root: Slot,
+    /// The block of the level below and the slot in its table, if there is that level.
+    node: Option<(u32, Slot)>,
+    /// The block of entries.
+    leaf: u32,
+}
+
+/// A place in a table.
+#[derive(Clone, Copy)]
+struct Slot {
+    at: usize,
+    count: usize,
+    limit: usize,
+}
+
+impl Slot {
+    fn is_full(&self) -> bool {
+        self.count == self.limit
+    }
+}
+
+impl Path {
+    /// The block whose table leads to the leaf, and where that table is.
+    fn last(&self) -> (u32, usize, Slot) {
+        match self.node {
+            Some((block, slot)) => (block, NODE, slot),
+            None => (0, ROOT, self.root),
+        }
+    }
+}
+
+/// Looks for a name, which is not `.` or `..`.
+pub(super) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Answer<Option<Found>>, Error> {
+    let mut bytes = [0; 4096];
+    let mut path = match probe(blocks, name, &mut bytes)? {
+        Answer::Here(path) => path,
+        Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
+    };
+    // Names of the same hash may fill more than one leaf, but no more than there are.
+    for _ in 0..blocks.count() {
+        blocks.read(path.leaf, &mut bytes)?;
+        if let Some(found) = linear::find_in(view(blocks, path.leaf, &bytes), name)? {
+            return Ok(Answer::Here(Some(found)));
+        }
+        match next_leaf(blocks, &mut path, &mut bytes)? {
+            Answer::Here(true) => {}
+            Answer::Here(false) => return Ok(Answer::Here(None)),
+            Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
+        }
+    }
+    Ok(Answer::Here(None))
+}
+
+/// Adds an entry to a directory with an index.
+pub(super) fn insert(blocks: &mut impl DirBlocks, new: &New<'_>) -> Result<(), Error> {
+    let mut bytes = [0; 4096];
+    // At most: the root grows a level, or a block of the index is split; then the leaf.
+    for _ in 0..3 {
+        let path = match probe(blocks, new.name, &mut bytes)? {
+            Answer::Here(path) => path,
+            Answer::DamagedIndex(error) => return Err(error),
+        };
+        blocks.read(path.leaf, &mut bytes)?;
+        if linear::insert_in(blocks, path.leaf, &bytes, new)? {
+            return Ok(());
+        }
+        if !path.last().2.is_full() {
+            return split::leaf(blocks, &path, &mut bytes, new);
+        }
+        split::index(blocks, &path, &mut bytes)?;
+    }
+    Err(Error::DirectoryFull)
+}
+
+/// Turns "this is damaged", said of the index, into an answer; other errors stay errors.
+fn answer<T>(result: Result<T, Error>) -> Result<Answer<T>, Error> {
+    match result {
+        Ok(value) => Ok(Answer::Here(value)),
+        Err(error @ (Error::Corrupt { .. } | Error::Unsupported(_))) => Ok(Answer::DamagedIndex(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The way to the first leaf that can have `name`.
+fn probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Result<Answer<Path>, Error> {
+    answer(try_probe(blocks, name, bytes))
+}
+
+fn try_probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Result<Path, Error> {
+    let corrupt = |what, at| Error::Corrupt { what, inode: blocks.ino(), at };
+    if blocks.count() == 0 {
+        return Err(corrupt("a directory without blocks", 0));
+    }
+    let table = Table::read(blocks, 0, ROOT, bytes)?;
+    let [version, info_len, levels, flags] = bytes_at(table.bytes, INFO + 4);
+    let lens = [4, 16].map(|at| usize::from(u16::from_le_bytes(bytes_at(table.bytes, at))));
+    if lens != [12, blocks.block_size() - 12] || info_len != 8 || flags & 1 != 0 || levels > 1 {
+        return Err(corrupt("the root of the directory's index", INFO as u64));
+    }
+    let hasher = Hasher::new(version, blocks.unsigned_hash(), blocks.hash_seed())
+        .ok_or(Error::Unsupported("the directory's index has a hash function that this program does not know"))?;
+    let hash = hasher.hash(name);
+    let root = table.search(hash);
+    let below = table.block(root.at)?;
+    if levels == 0 {
+        return Ok(Path { hasher, hash, root, node: None, leaf: below });
+    }
+    let table = Table::read(blocks, below, NODE, bytes)?;
+    let slot = table.search(hash);
+    Ok(Path { hasher, hash, root, node: Some((below, slot)), leaf: table.block(slot.at)? })
+}
+
+/// Goes on to the next leaf if that has names with the same hash; whether it has.
+fn next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -> Result<Answer<bool>, Error> {
+    answer(try_next_leaf(blocks, path, bytes))
+}
+
+fn try_next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -> Result<bool, Error> {
+    let (block, offset, slot) = path.last();
+    let next = slot.at + 1;
+    if next < slot.count {
+        let table = Table::read(blocks, block, offset, bytes)?;
+        if next >= table.count || table.hash(next) & !1 != path.hash {
+            return Ok(false);
+        }
+        path.leaf = table.block(next)?;
+        match &mut path.node {
+            Some((_, slot)) => slot.at = next,
+            None => path.root.at = next,
+        }
+        return Ok(true);
+    }
+    let next = path.root.at + 1;
+    if path.node.is_none() || next >= path.root.count {
+        return Ok(false);
+    }
+    let root = Table::read(blocks, 0, ROOT, bytes)?;
+    if next >= root.count || root.hash(next) & !1 != path.hash {
+        return Ok(false);
+    }
+    let below = root.block(next)?;
+    let table = Table::read(blocks, below, NODE, bytes)?;
+    path.root.at = next;
+    path.node = Some((below, Slot { at: 0, ..table.slot(0) }));
+    path.leaf = table.block(0)?;
+    Ok(true)
+}

@@ -1,0 +1,166 @@
+//! How an index grows: a full leaf is split, a full block of the index is split, the root gets a level below it; and
+//! how a directory gets an index at first.
+//!
+//! Each time the new block is written first, then what leads to it, then the old block without what has moved.
+
+use super::super::entry::{self, ENTRY_MIN, needed};
+use super::super::hash::Hasher;
+use super::super::{DirBlocks, New, view};
+use super::table::{self, ELEMENT, NODE, ROOT, Table, put_counts};
+use super::{INFO, Path};
+use crate::error::Error;
+
+/// More entries than a block can have.
+const MOST: usize = 4096 / ENTRY_MIN + 2;
+/// In the place of a position: the entry that is to be added.
+const NEW: usize = u16::MAX as usize;
+
+/// The entries of a block, to be sorted: hash, position, bytes needed.
+struct Map {
+    items: [(u32, u16, u16); MOST],
+    count: usize,
+}
+
+impl Map {
+    const EMPTY: Self = Self { items: [(0, 0, 0); MOST], count: 0 };
+
+    // A block has no more entries than the map has room for, and positions and lengths are inside it.
+    #[allow(clippy::cast_possible_truncation)]
+    fn push(&mut self, hash: u32, at: usize, name: &[u8]) {
+        self.items[self.count] = (hash, at as u16, needed(name.len()) as u16);
+        self.count += 1;
+    }
+
+    fn items(&self) -> &[(u32, u16, u16)] {
+        &self.items[..self.count]
+    }
+}
+
+fn bytes_of(items: &[(u32, u16, u16)]) -> usize {
+    items.iter().map(|item| usize::from(item.2)).sum()
+}
+
+/// Puts entries into a block of their own, one after the other; the last has what is left.
+fn pack(to: &mut [u8], items: &[(u32, u16, u16)], from: &[u8], new: Option<&New<'_>>) {
+    let mut at = 0;
+    for (n, &(_, position, len)) in items.iter().enumerate() {
+        let (position, len) = (usize::from(position), usize::from(len));
+        match new {
+            Some(new) if position == NEW => entry::put(&mut to[at..], new.inode, len, new.kind, new.name),
+            _ => to[at..at + len].copy_from_slice(&from[position..position + len]),
+        }
+        let all = if n + 1 == items.len() { to.len() - at } else { len };
+        entry::put_len(&mut to[at..], all);
+        at += len;
+    }
+}
+
+/// Adds an entry to the leaf at the end of `path`, which is full: half of the names, those of the larger hashes, go
+/// to a new one. The table that leads there has room for it.
+pub(super) fn leaf(
+    blocks: &mut impl DirBlocks,
+    path: &Path,
+    bytes: &mut [u8; 4096],
+    new: &New<'_>,
+) -> Result<(), Error> {
+    let size = blocks.block_size();
+    let mut map = Map::EMPTY;
+    for entry in view(blocks, path.leaf, bytes).entries() {
+        let entry = entry?;
+        if entry.inode != 0 {
+            map.push(path.hasher.hash(entry.name), entry.at, entry.name);
+        }
+    }
+    map.push(path.hash, NEW, new.name);
+    let mut low = [0; 4096];
+    let total = bytes_of(map.items());
+    if total <= size {
+        // There was room, in pieces.
+        pack(&mut low[..size], map.items(), bytes, Some(new));
+        return blocks.write(path.leaf, 0, &low[..size]);
+    }
+    let items = &mut map.items[..map.count];
+    items.sort_unstable();
+    // At least one entry on either side: each is smaller than half of all.
+    let (mut split, mut low_bytes) = (1, usize::from(items[0].2));
+    while split + 1 < items.len() && low_bytes + usize::from(items[split].2) <= total / 2 {
+        low_bytes += usize::from(items[split].2);
+        split += 1;
+    }
+    let hash = items[split].0;
+    let continued = u32::from(items[split - 1].0 == hash);
+    let mut high = [0; 4096];
+    pack(&mut low[..size], &items[..split], bytes, Some(new));
+    pack(&mut high[..size], &items[split..], bytes, Some(new));
+    let added = blocks.append()?;
+    blocks.write(added, 0, &high[..size])?;
+    table::insert_after(blocks, path.last(), bytes, (hash | continued, added))?;
+    blocks.write(path.leaf, 0, &low[..size])
+}
+
+/// Makes room in the full table that leads to the leaf of `path`. The path does not hold any more.
+///
+/// # Errors
+/// [`Error::DirectoryFull`] when the root has no room either.
+pub(super) fn index(blocks: &mut impl DirBlocks, path: &Path, bytes: &mut [u8; 4096]) -> Result<(), Error> {
+    let size = blocks.block_size();
+    let (block, offset, slot) = path.last();
+    if path.node.is_some() && path.root.is_full() {
+        return Err(Error::DirectoryFull);
+    }
+    let table = Table::read(blocks, block, offset, bytes)?;
+    // All of the root's elements go one level down; half of another table's go to its new neighbour.
+    let kept = if path.node.is_some() { slot.count / 2 } else { 0 };
+    let moved = slot.count - kept;
+    let hash = table.hash(kept);
+    let mut node = [0; 4096];
+    entry::put_len(&mut node, size);
+    node[NODE..NODE + moved * ELEMENT].copy_from_slice(&table.bytes[offset + kept * ELEMENT..][..moved * ELEMENT]);
+    put_counts(&mut node[NODE..], table::limit(size, NODE), moved);
+    let added = blocks.append()?;
+    blocks.write(added, 0, &node[..size])?;
+    if path.node.is_some() {
+        table::insert_after(blocks, (0, ROOT, path.root), bytes, (hash, added))?;
+        let mut counts = [0; 4];
+        put_counts(&mut counts, slot.limit, kept);
+        return blocks.write(block, offset, &counts);
+    }
+    bytes[INFO + 6] = 1;
+    put_counts(&mut bytes[ROOT..], slot.limit, 1);
+    bytes[ROOT + 4..ROOT + 8].copy_from_slice(&added.to_le_bytes());
+    blocks.write(0, INFO, &bytes[INFO..ROOT + ELEMENT])
+}
+
+/// Gives an index to a directory of one block; whether it could. Its entries, but `.` and `..`, move to a leaf.
+pub(in super::super) fn convert(blocks: &mut impl DirBlocks) -> Result<bool, Error> {
+    let size = blocks.block_size();
+    let mut bytes = [0; 4096];
+    blocks.read(0, &mut bytes)?;
+    let mut map = Map::EMPTY;
+    for (n, entry) in view(blocks, 0, &bytes).entries().enumerate() {
+        let entry = entry?;
+        let dot = [(".", 0), ("..", ENTRY_MIN)].get(n).copied();
+        if let Some((name, at)) = dot {
+            if entry.name != name.as_bytes() || entry.at != at || entry.inode == 0 {
+                return Ok(false);
+            }
+        } else if entry.inode != 0 {
+            map.push(0, entry.at, entry.name);
+        }
+    }
+    let version = if blocks.default_hash() <= 2 { blocks.default_hash() } else { Hasher::DEFAULT };
+    let mut leaf = [0; 4096];
+    entry::put_len(&mut leaf, size);
+    pack(&mut leaf[..size], map.items(), &bytes, None);
+    let added = blocks.append()?;
+    blocks.write(added, 0, &leaf[..size])?;
+    entry::put_len(&mut bytes[ENTRY_MIN..], size - ENTRY_MIN);
+    bytes[INFO..size].fill(0);
+    bytes[INFO + 4] = version;
+    bytes[INFO + 5] = 8;
+    put_counts(&mut bytes[ROOT..], table::limit(size, ROOT), 1);
+    bytes[ROOT + 4..ROOT + 8].copy_from_slice(&added.to_le_bytes());
+    blocks.write(0, 0, &bytes[..size])?;
+    blocks.set_indexed(true)?;
+    Ok(true)
+}

@@ -1,0 +1,379 @@
+//! Directories against a model, and against damage.
+
+extern crate std;
+
+use super::testing::Memory;
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::string::String;
+use std::vec::Vec;
+use std::{format, vec};
+
+type Model = BTreeMap<Vec<u8>, u32>;
+
+fn listing(directory: &Memory) -> Result<Model, Error> {
+    let mut found = Model::new();
+    iterate(directory, 0, &mut |entry| {
+        if !is_dot(entry.name) {
+            assert_eq!(found.insert(entry.name.to_vec(), entry.ino.0), None, "seen twice: {entry:?}");
+        }
+        true
+    })?;
+    Ok(found)
+}
+
+/// The directory has these names, by either way of asking, and no others.
+fn check(directory: &Memory, model: &Model) {
+    assert_eq!(&listing(directory).unwrap(), model);
+    for (name, &inode) in model {
+        assert_eq!(
+            lookup(directory, name).unwrap().map(|found| found.0),
+            Some(inode),
+            "{:?}",
+            String::from_utf8_lossy(name)
+        );
+    }
+    for dot in [&b"."[..], b".."] {
+        assert_eq!(lookup(directory, dot).unwrap(), Some((2, 2)));
+    }
+    assert_eq!(lookup(directory, b"not there").unwrap(), None);
+    assert_eq!(is_empty(directory).unwrap(), model.is_empty());
+}
+
+fn filled(block_size: usize, index_allowed: bool, count: u32) -> (Memory, Model) {
+    let mut directory = Memory::new(block_size, index_allowed);
+    let mut model = Model::new();
+    for n in 0..count {
+        let name = format!("file number {n}").into_bytes();
+        insert(&mut directory, &name, n + 11, 1).unwrap();
+        model.insert(name, n + 11);
+    }
+    (directory, model)
+}
+
+#[test]
+fn a_new_directory_is_empty_and_leads_to_itself_and_its_parent() {
+    let mut directory = Memory::without_blocks(4096, true);
+    init(&mut directory, 12, 2).unwrap();
+    assert_eq!(lookup(&directory, b".").unwrap(), Some((12, 2)));
+    assert_eq!(lookup(&directory, b"..").unwrap(), Some((2, 2)));
+    assert!(is_empty(&directory).unwrap());
+}
+
+#[test]
+fn every_name_is_found_in_directories_of_all_sizes() {
+    for block_size in [1024, 2048, 4096] {
+        for (index_allowed, counts) in [(false, [10, 700]), (true, [300, 12_000])] {
+            for count in counts {
+                let (directory, model) = filled(block_size, index_allowed, count);
+                assert_eq!(directory.indexed, index_allowed && directory.count() > 1);
+                check(&directory, &model);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_names_make_an_index_of_two_levels() {
+    let (directory, model) = filled(4096, true, 100_000);
+    assert_eq!(directory.bytes[30], 1, "levels below the root");
+    check(&directory, &model);
+}
+
+#[test]
+fn every_hash_function_and_sign_keeps_names_findable() {
+    for hash in 0..=3 {
+        for unsigned in [false, true] {
+            let mut directory = Memory { hash, unsigned, ..Memory::new(1024, true) };
+            let mut model = Model::new();
+            for n in 0..500 {
+                let name = format!("ünï {n}").into_bytes();
+                insert(&mut directory, &name, n + 11, 1).unwrap();
+                model.insert(name, n + 11);
+            }
+            check(&directory, &model);
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_full_says_so_and_loses_nothing() {
+    // Long names, small blocks: three names in a leaf.
+    let mut directory = Memory::new(1024, true);
+    let mut model = Model::new();
+    let error = loop {
+        let n = u32::try_from(model.len()).unwrap();
+        let name = format!("{n:0>255}").into_bytes();
+        match insert(&mut directory, &name, n + 11, 1) {
+            Ok(()) => model.insert(name, n + 11),
+            Err(error) => break error,
+        };
+    };
+    assert_eq!(error, Error::DirectoryFull);
+    assert!(model.len() > 10_000, "{}", model.len());
+    check(&directory, &model);
+}
+
+#[test]
+fn no_space_at_any_growth_loses_nothing() {
+    for space in 1..60 {
+        let mut directory = Memory { space, ..Memory::new(1024, true) };
+        let mut model = Model::new();
+        for n in 0..2000 {
+            let name = format!("{n:0>120}").into_bytes();
+            match insert(&mut directory, &name, n + 11, 1) {
+                Ok(()) => model.insert(name, n + 11),
+                Err(error) => {
+                    assert_eq!(error, Error::NoSpace);
+                    break;
+                }
+            };
+        }
+        check(&directory, &model);
+    }
+}
+
+#[test]
+fn names_of_one_hash_are_found_across_leaves() {
+    // The legacy hash of these names is the same: one leaf cannot hold them, and the index says so by odd hashes.
+    let hasher = hash::Hasher::new(0, true, [0; 4]).unwrap();
+    let mut by_hash: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
+    for n in 0..3_000_000_u32 {
+        // Letters with a wide spread, so that hashes of short names meet.
+        let name: Vec<u8> = (0..3).map(|i| (n >> (8 * i)) as u8).filter(|b| *b != 0 && *b != b'/').collect();
+        if name.len() == 3 && !is_dot(&name) {
+            by_hash.entry(hasher.hash(&name)).or_default().push(name);
+        }
+    }
+    let same = by_hash.into_values().max_by_key(Vec::len).unwrap();
+    assert!(same.len() > 2, "{}", same.len());
+    let mut directory = Memory { hash: 0, ..Memory::new(1024, true) };
+    let mut model = Model::new();
+    let mut add = |directory: &mut Memory, name: &[u8]| {
+        let inode = u32::try_from(model.len()).unwrap() + 11;
+        insert(directory, name, inode, 1).unwrap();
+        model.insert(name.to_vec(), inode);
+    };
+    for name in &same {
+        add(&mut directory, name);
+    }
+    for n in 0..5000 {
+        add(&mut directory, format!("{n}").as_bytes());
+    }
+    check(&directory, &model);
+}
+
+#[test]
+fn an_iteration_goes_on_from_any_cursor() {
+    let (mut directory, model) = filled(1024, true, 300);
+    // One by one, with the cursor of the last.
+    let (mut cursor, mut seen) = (0, Model::new());
+    loop {
+        let mut next = None;
+        iterate(&directory, cursor, &mut |entry| {
+            if !is_dot(entry.name) {
+                assert_eq!(seen.insert(entry.name.to_vec(), entry.ino.0), None);
+            }
+            next = Some(entry.next);
+            false
+        })
+        .unwrap();
+        match next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    assert_eq!(seen, model);
+    // In the middle of an entry, and beyond the end.
+    for cursor in (0..3 * 1024).chain([u64::MAX, directory.bytes.len() as u64]) {
+        iterate(&directory, cursor, &mut |entry| {
+            assert!(model.contains_key(entry.name) || is_dot(entry.name));
+            assert!(entry.next > cursor);
+            true
+        })
+        .unwrap();
+    }
+    // The entry it stopped at goes away.
+    let mut at = None;
+    iterate(&directory, 3000, &mut |entry| {
+        at = Some((entry.name.to_vec(), entry.next));
+        false
+    })
+    .unwrap();
+    let (name, next) = at.unwrap();
+    remove(&mut directory, &name).unwrap();
+    iterate(&directory, next, &mut |entry| model.contains_key(entry.name)).unwrap();
+}
+
+#[test]
+fn names_that_cannot_be_are_refused() {
+    let mut directory = Memory::new(1024, true);
+    let cases: [(&[u8], Error); 6] = [
+        (b"", Error::InvalidName),
+        (b"a/b", Error::InvalidName),
+        (b"a\0", Error::InvalidName),
+        (&[b'x'; 256], Error::NameTooLong),
+        (b".", Error::Exists),
+        (b"..", Error::Exists),
+    ];
+    for (name, error) in cases {
+        assert_eq!(insert(&mut directory, name, 11, 1), Err(error));
+    }
+    insert(&mut directory, &[b'x'; 255], 11, 1).unwrap();
+    assert_eq!(insert(&mut directory, &[b'x'; 255], 11, 1), Err(Error::Exists));
+    assert_eq!(lookup(&directory, &[b'x'; 256]), Err(Error::NameTooLong));
+    assert_eq!(remove(&mut directory, b"y"), Err(Error::NotFound));
+}
+
+#[test]
+fn a_damaged_index_is_done_without() {
+    let (whole, model) = filled(1024, true, 9000);
+    assert_eq!(whole.bytes[30], 1, "levels below the root");
+    let node = 1024 * usize::from(u16::from_le_bytes([whole.bytes[36], whole.bytes[37]]));
+    // Hash function, info length, levels, flags, limit, count 0, count beyond, a way out of the directory, back to
+    // the root; of the level below: count 0, count beyond, a way out.
+    let damage: [(usize, &[u8]); 12] = [
+        (28, &[6]),
+        (29, &[16]),
+        (30, &[2]),
+        (31, &[1]),
+        (32, &[200, 0]),
+        (34, &[0, 0]),
+        (34, &[0xff, 0xff]),
+        (36, &[0xff, 0xff, 0xff, 0]),
+        (36, &[0, 0, 0, 0]),
+        (node + 8, &[0, 0]),
+        (node + 10, &[0xff, 0xff]),
+        (node + 12, &[0, 0, 0, 0xff]),
+    ];
+    for (at, bytes) in damage {
+        let mut directory = whole.clone();
+        directory.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        check(&directory, &model);
+        let error = (0..3000).find_map(|n| insert(&mut directory, format!("new {n:0>200}").as_bytes(), 11, 1).err());
+        assert!(matches!(error, Some(Error::Corrupt { .. } | Error::Unsupported(_))), "{at} {bytes:?} {error:?}");
+    }
+}
+
+#[test]
+fn a_volume_without_kinds_has_none_in_its_entries() {
+    let mut directory = Memory { kinds: false, ..Memory::without_blocks(1024, false) };
+    init(&mut directory, 12, 2).unwrap();
+    insert(&mut directory, b"file", 13, 1).unwrap();
+    assert_eq!(lookup(&directory, b"file").unwrap(), Some((13, 0)));
+    assert_eq!(lookup(&directory, b".").unwrap(), Some((12, 0)));
+}
+
+#[test]
+fn removing_all_leaves_room_for_all() {
+    for index_allowed in [false, true] {
+        let (mut directory, model) = filled(1024, index_allowed, 400);
+        let size = directory.bytes.len();
+        for (name, &inode) in &model {
+            assert_eq!(remove(&mut directory, name), Ok(inode));
+            assert_eq!(lookup(&directory, name), Ok(None));
+        }
+        assert!(is_empty(&directory).unwrap());
+        for (name, &inode) in &model {
+            insert(&mut directory, name, inode, 1).unwrap();
+        }
+        check(&directory, &model);
+        assert!(directory.bytes.len() <= 2 * size);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(Vec<u8>),
+    Remove(Vec<u8>),
+    Retarget(Vec<u8>, u32),
+}
+
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    // Few enough that they meet, of all lengths.
+    (0..400_u32, 1..255_usize).prop_map(|(n, len)| {
+        let mut name = format!("{n}-").into_bytes();
+        let wanted = if n.is_multiple_of(3) { len.max(name.len()) } else { name.len() };
+        name.resize(wanted, (n % 200) as u8 + 48);
+        name
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => name().prop_map(Step::Insert),
+        2 => name().prop_map(Step::Remove),
+        1 => (name(), 11..1000_u32).prop_map(|(name, inode)| Step::Retarget(name, inode)),
+    ];
+    proptest::collection::vec(step, 0..600)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_directory_is_a_map_of_names(steps in steps(), size in 0..3_usize, index_allowed: bool, hash in 0..3_u8) {
+        let mut directory = Memory { hash, ..Memory::new(1024 << size, index_allowed) };
+        let mut model = Model::new();
+        for (n, step) in steps.into_iter().enumerate() {
+            let inode = u32::try_from(n).unwrap() + 11;
+            match step {
+                Step::Insert(name) => {
+                    // As every caller does: look first.
+                    prop_assert_eq!(lookup(&directory, &name).unwrap().map(|found| found.0), model.get(&name).copied());
+                    if !model.contains_key(&name) {
+                        insert(&mut directory, &name, inode, 1).unwrap();
+                        model.insert(name, inode);
+                    }
+                }
+                Step::Remove(name) => {
+                    prop_assert_eq!(remove(&mut directory, &name).ok(), model.remove(&name));
+                }
+                Step::Retarget(name, inode) => {
+                    let done = set_target(&mut directory, &name, inode, 7);
+                    prop_assert_eq!(done.is_ok(), model.contains_key(&name));
+                    if done.is_ok() {
+                        prop_assert_eq!(lookup(&directory, &name).unwrap(), Some((inode, 7)));
+                        model.insert(name, inode);
+                    }
+                }
+            }
+        }
+        check(&directory, &model);
+    }
+
+    /// Contract 5: a hostile volume gives an error, never a panic, a hang, or a name that is none.
+    #[test]
+    fn damage_anywhere_gives_an_error_or_names(
+        damage in proptest::collection::vec((0..8192_usize, any::<u8>()), 1..20),
+        heads in proptest::collection::vec((0..1024_usize, 0..10_usize, any::<u8>()), 0..4),
+        index_allowed: bool,
+    ) {
+        let (mut directory, model) = filled(1024, index_allowed, 300);
+        let len = directory.bytes.len();
+        for (at, byte) in damage {
+            directory.bytes[at % len] = byte;
+        }
+        for (block, at, byte) in heads {
+            let block = block % (len / 1024);
+            directory.bytes[block * 1024 + at] = byte;
+        }
+        let _ = iterate(&directory, 0, &mut |entry| {
+            assert!(!entry.name.is_empty() && entry::is_plain(entry.name) && entry.ino.0 <= directory.max_inode());
+            true
+        });
+        for name in model.keys().take(50) {
+            let _ = lookup(&directory, name);
+        }
+        for n in 0..100 {
+            let _ = insert(&mut directory, format!("another {n}").as_bytes(), 11, 1);
+        }
+        for name in model.keys().take(50) {
+            let _ = remove(&mut directory, name);
+        }
+        let mut names = vec![];
+        let _ = iterate(&directory, 0, &mut |entry| { names.push(entry.name.len()); true });
+        prop_assert!(names.len() <= directory.bytes.len() / entry::ENTRY_MIN);
+    }
+}
