@@ -1,0 +1,106 @@
+//! What can go wrong when an image is made or looked at.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this crate. Each has an errno, and its text names the file and, where there is one, the remedy.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something of the source cannot be read: the errno of the system.
+    #[error("{}: cannot {what}: {error}", path.display())]
+    Source {
+        /// What could not be read.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file of the source is not what it was when the build began: `EBUSY`.
+    #[error("{}: {what} while the image was built; build again when nobody changes the tree", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        what: &'static str,
+    },
+    /// The volume cannot take a file.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file, in the source or in the image.
+        path: PathBuf,
+        /// Why.
+        error: xip_ext2::Error,
+    },
+    /// The volume as a whole.
+    #[error("{}: {error}", image.display())]
+    Volume {
+        /// The image.
+        image: PathBuf,
+        /// What is wrong.
+        error: xip_ext2::Error,
+    },
+    /// The image file cannot be made or opened: the errno of the system.
+    #[error("{}: cannot {what}: {error}{}", image.display(), remedy(error))]
+    Image {
+        /// The image.
+        image: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The tree does not fit into the size that was asked for: `ENOSPC`.
+    #[error(
+        "the tree needs {needed} bytes, more than the {size} that were asked for; give a --size of {needed} or more"
+    )]
+    TooSmall {
+        /// What was asked for.
+        size: u64,
+        /// The least that will do.
+        needed: u64,
+    },
+    /// The tree is larger than the format can hold: `EFBIG`.
+    #[error("the tree does not fit into one ext2 volume: {what}")]
+    TooLarge {
+        /// Which limit it meets.
+        what: &'static str,
+    },
+    /// An option that makes no sense: `EINVAL`.
+    #[error("{option}: {what}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// [`Progress::cancelled`](crate::Progress::cancelled) said so: `EINTR`.
+    #[error("the build was interrupted; nothing is left of it")]
+    Cancelled,
+}
+
+impl Error {
+    /// The errno that stands for this error.
+    pub fn errno(&self) -> i32 {
+        use rustix::io::Errno;
+        let of = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+        match self {
+            Self::Source { error, .. } | Self::Image { error, .. } => of(error),
+            Self::Changed { .. } => Errno::BUSY.raw_os_error(),
+            Self::File { error, .. } | Self::Volume { error, .. } => error.errno(),
+            Self::TooSmall { .. } => Errno::NOSPC.raw_os_error(),
+            Self::TooLarge { .. } => Errno::FBIG.raw_os_error(),
+            Self::Option { .. } => Errno::INVAL.raw_os_error(),
+            Self::Cancelled => Errno::INTR.raw_os_error(),
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "; make room there or name another place",
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "; name a place that can be written",
+        _ => "",
+    }
+}

@@ -1,0 +1,141 @@
+//! The image file while it is not there yet.
+//!
+//! It has no name until it is complete: a build that is killed, at any instant, leaves nothing, since the system gives
+//! back a file without a name by itself. Where the file system knows no such files it has a hidden name beside the
+//! image, which is taken away on every error, and left only by a kill that no program can answer.
+
+use crate::error::Error;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+pub(crate) struct Output {
+    image: PathBuf,
+    directory: OwnedFd,
+    name: Vec<u8>,
+    file: File,
+    temporary: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// A file that will be `image`.
+    pub(crate) fn create(image: &Path) -> Result<Self, Error> {
+        let fail = |what, error: Errno| Error::Image { image: image.into(), what, error: error.into() };
+        // An image that is a link: what it leads to is replaced, not the link.
+        let target = match std::fs::symlink_metadata(image) {
+            Ok(meta) if meta.is_symlink() => std::fs::canonicalize(image).map_err(|error| Error::Image {
+                image: image.into(),
+                what: "follow the link",
+                error,
+            })?,
+            _ => image.to_path_buf(),
+        };
+        match std::fs::metadata(&target) {
+            Ok(meta) if meta.is_dir() => return Err(fail("write the image: it is a directory", Errno::ISDIR)),
+            Ok(meta) if !meta.is_file() => return Err(fail("replace it: it is not a regular file", Errno::INVAL)),
+            _ => {}
+        }
+        let name = target.file_name().ok_or_else(|| fail("write the image: it has no name", Errno::INVAL))?;
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| fail("open the directory of the image", error))?;
+        let (file, temporary) = unnamed(&directory)
+            .or_else(|error| match error {
+                Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL => named(&directory),
+                error => Err(error),
+            })
+            .map_err(|error| fail("make the image", error))?;
+        Ok(Self { image: image.into(), directory, name: name.as_bytes().into(), file: file.into(), temporary })
+    }
+
+    /// The file, to be written.
+    pub(crate) fn file(&self) -> Result<File, Error> {
+        let fail = |error| Error::Image { image: self.image.clone(), what: "use the image", error };
+        self.file.try_clone().map_err(fail)
+    }
+
+    /// Device and inode of what is not to be read as part of the source: this file, and what it will replace.
+    pub(crate) fn identities(&self) -> Vec<(u64, u64)> {
+        let old = rustix::fs::statat(&self.directory, &*self.name, AtFlags::SYMLINK_NOFOLLOW);
+        [rustix::fs::fstat(&self.file), old].into_iter().flatten().map(|stat| (stat.st_dev, stat.st_ino)).collect()
+    }
+
+    /// Waits until the bytes are on storage.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        rustix::fs::fdatasync(&self.file).map_err(|error| self.fail("sync the image", error))
+    }
+
+    /// Gives the file its name, in place of what had it.
+    pub(crate) fn publish(mut self) -> Result<(), Error> {
+        let temporary = match self.temporary.take() {
+            Some(temporary) => temporary,
+            None => match self.link(&self.name) {
+                Ok(()) => return Ok(()),
+                // There is no call that puts an unnamed file in place of another, so it is named in between.
+                Err(Errno::EXIST) => self.temporary_link()?,
+                Err(error) => return Err(self.fail("name the image", error)),
+            },
+        };
+        // From here on `drop` takes the name away if this fails.
+        self.temporary = Some(temporary.clone());
+        rustix::fs::renameat(&self.directory, &*temporary, &self.directory, &*self.name)
+            .map_err(|error| self.fail("replace the image", error))?;
+        self.temporary = None;
+        Ok(())
+    }
+
+    fn link(&self, name: &[u8]) -> Result<(), Errno> {
+        let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, file, &self.directory, name, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    fn temporary_link(&self) -> Result<Vec<u8>, Error> {
+        for name in temporary_names() {
+            match self.link(&name) {
+                Ok(()) => return Ok(name),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(self.fail("name the image", error)),
+            }
+        }
+        Err(self.fail("name the image", Errno::EXIST))
+    }
+
+    fn fail(&self, what: &'static str, error: Errno) -> Error {
+        Error::Image { image: self.image.clone(), what, error: error.into() }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(name) = &self.temporary {
+            // Nothing more can be done about it here.
+            let _ = rustix::fs::unlinkat(&self.directory, &**name, AtFlags::empty());
+        }
+    }
+}
+
+const MODE: Mode = Mode::from_raw_mode(0o666);
+
+fn unnamed(directory: &OwnedFd) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok((rustix::fs::openat(directory, ".", flags, MODE)?, None))
+}
+
+fn named(directory: &OwnedFd) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
+    for name in temporary_names() {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        match rustix::fs::openat(directory, &*name, flags, MODE) {
+            Ok(file) => return Ok((file, Some(name))),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+fn temporary_names() -> impl Iterator<Item = Vec<u8>> {
+    (0..100).map(|n| format!(".xip-build-{}-{n}", std::process::id()).into_bytes())
+}
