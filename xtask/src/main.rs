@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod process;
 mod rootfs;
 mod setup;
@@ -18,6 +19,8 @@ enum Command {
     Setup,
     /// Make the Debian tree that tests and benchmarks use, once
     Rootfs,
+    /// Measure everything, and write `docs/benchmarks.md` and its chart
+    Bench,
     /// Format, lint, and all tests, as CI runs them
     Test,
 }
@@ -26,6 +29,7 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Setup => setup::ensure(),
         Command::Rootfs => rootfs::ensure().map(drop),
+        Command::Bench => bench::run_all(),
         Command::Test => test::run_tests(),
     }
 }

@@ -1,0 +1,157 @@
+//! The library against system calls and `memcpy`, inside one process. `cargo xtask bench` runs it and reads what it
+//! prints: lines of `title <tab> goal <tab> contender <tab> seconds seconds ...`.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use rustix::fs::{Advice, fadvise};
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const ROUNDS: usize = 41;
+const PATHS: usize = 500;
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut argument = || arguments.next().context("wanted: SEGMENTS SEGMENT TREE LOOP FUSE2FS");
+    let (segments, name, tree, on_loop, on_fuse2fs) = (argument()?, argument()?, argument()?, argument()?, argument()?);
+    let name = name.to_str().context("the name of a segment is text")?;
+    let volume = xip::Volume::from_segment(&xip_segment::Store::open(segments)?.get(name)?)?;
+    let tree = Tree::walk(&tree)?;
+    reads(&volume, &tree, &on_loop, &on_fuse2fs)?;
+    opens(&volume, &tree)
+}
+
+/// The tree on tmpfs, and what of it is used.
+struct Tree {
+    root: PathBuf,
+    /// The largest file; a path inside, as all are.
+    largest: PathBuf,
+    /// Files whose path is five deep.
+    deep: Vec<PathBuf>,
+}
+
+impl Tree {
+    fn walk(root: &Path) -> Result<Self> {
+        let (mut largest, mut deep) = ((0, PathBuf::new()), Vec::new());
+        let mut waiting = vec![PathBuf::new()];
+        while let Some(inside) = waiting.pop() {
+            for entry in fs::read_dir(root.join(&inside))? {
+                let entry = entry?;
+                let path = inside.join(entry.file_name());
+                let meta = entry.metadata()?;
+                if meta.is_dir() {
+                    waiting.push(path);
+                } else if meta.is_file() {
+                    if path.components().count() == 5 {
+                        deep.push(path.clone());
+                    }
+                    largest = largest.max((meta.size(), path));
+                }
+            }
+        }
+        deep.sort();
+        shuffle(&mut deep);
+        deep.truncate(PATHS);
+        Ok(Self { root: root.into(), largest: largest.1, deep })
+    }
+}
+
+fn reads(volume: &xip::Volume, tree: &Tree, on_loop: &Path, on_fuse2fs: &Path) -> Result<()> {
+    let ours = volume.file(&tree.largest)?;
+    let len = usize::try_from(ours.len())?;
+    let same = ours.as_slice(0, len).context("the largest file is not one stretch of the segment")?;
+    let [tmpfs, kernel, fuse] = [&tree.root, on_loop, on_fuse2fs].map(|root| File::open(root.join(&tree.largest)));
+    let (tmpfs, kernel, fuse) = (tmpfs?, kernel?, fuse?);
+    let forget = |file: &File| fadvise(file, 0, None, Advice::DontNeed);
+
+    for (title, size, random) in [
+        ("Read 4 KiB at random", 4 << 10, true),
+        ("Read 4 KiB after the other", 4 << 10, false),
+        ("Read 128 KiB after the other", 128 << 10, false),
+    ] {
+        let mut offsets: Vec<usize> = (0..len / size).map(|block| block * size).collect();
+        if random {
+            shuffle(&mut offsets);
+        }
+        let goal = if random { "1.1 memcpy" } else { "" };
+        let mut buffer = vec![0; size];
+        // A pass over the whole file: seconds for one read.
+        let mut pass = |read: &mut dyn FnMut(&mut [u8], usize) -> Result<()>| {
+            let start = Instant::now();
+            for offset in &offsets {
+                read(&mut buffer, *offset)?;
+                black_box(&mut buffer);
+            }
+            Ok(start.elapsed().as_secs_f64() / offsets.len() as f64)
+        };
+        // Whatever the processor's caches can hold of a contender's memory they hold: the first pass does not count.
+        let mut warm = |read: &mut dyn FnMut(&mut [u8], usize) -> Result<()>| pass(read).and_then(|_| pass(read));
+
+        let mut rounds: [Vec<f64>; 5] = Default::default();
+        for _ in 0..ROUNDS {
+            rounds[0].push(warm(&mut |to, at| Ok(ours.read_exact_at(to, at as u64)?))?);
+            rounds[1].push(warm(&mut |to, at| Ok(to.copy_from_slice(&same[at..at + to.len()])))?);
+            for (file, rounds) in [&tmpfs, &kernel, &fuse].into_iter().zip(&mut rounds[2..]) {
+                rounds.push(warm(&mut |to, at| Ok(file.read_exact_at(to, at as u64)?))?);
+            }
+        }
+        let mut cold: [Vec<f64>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            for (file, rounds) in [&kernel, &fuse].into_iter().zip(&mut cold) {
+                forget(file)?;
+                rounds.push(pass(&mut |to, at| Ok(file.read_exact_at(to, at as u64)?))?);
+            }
+        }
+        let names = ["the library", "memcpy", "pread, tmpfs", "pread, loop mount", "pread, fuse2fs"];
+        for (name, rounds) in names.into_iter().zip(&rounds) {
+            say(title, goal, name, rounds);
+        }
+        for (name, rounds) in ["pread, loop mount, cold", "pread, fuse2fs, cold"].into_iter().zip(&cold) {
+            say(title, goal, name, rounds);
+        }
+    }
+    Ok(())
+}
+
+/// Paths are looked up from the root of the volume, and from a current directory: the same walk for both.
+fn opens(volume: &xip::Volume, tree: &Tree) -> Result<()> {
+    std::env::set_current_dir(&tree.root)?;
+    let each = |open: &dyn Fn(&Path) -> Result<u64>| {
+        let start = Instant::now();
+        for path in &tree.deep {
+            black_box(open(path)?);
+        }
+        anyhow::Ok(start.elapsed().as_secs_f64() / tree.deep.len() as f64)
+    };
+    let ours = |path: &Path| Ok(volume.file(path)?.metadata().len());
+    let theirs = |path: &Path| Ok(File::open(path)?.metadata()?.len());
+    let mut rounds = [Vec::new(), Vec::new()];
+    for _ in 0..=ROUNDS {
+        rounds[0].push(each(&ours)?);
+        rounds[1].push(each(&theirs)?);
+    }
+    for (name, rounds) in ["the library", "system calls, tmpfs"].into_iter().zip(&rounds) {
+        say("open + stat of a path five deep", "0.2 system calls, tmpfs", name, &rounds[1..]);
+    }
+    Ok(())
+}
+
+fn say(title: &str, goal: &str, name: &str, rounds: &[f64]) {
+    let rounds: Vec<_> = rounds.iter().map(|seconds| format!("{seconds:e}")).collect();
+    println!("{title}\t{goal}\t{name}\t{}", rounds.join(" "));
+}
+
+/// The same order in every run.
+fn shuffle<T>(items: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for last in (1..items.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        items.swap(last, (state % (last as u64 + 1)) as usize);
+    }
+}
