@@ -1,0 +1,106 @@
+//! A volume being served, from the outside: start, wait, end.
+
+use crate::adapter;
+use crate::error::Error;
+use crate::mount::{mount_device, unmount};
+use crate::synthetic::{MountPoint, MountPoints};
+use crate::tree::Tree;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use xip::Volume;
+
+/// How a volume is served.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Threads that answer the kernel. Each has 16 MiB of address space for requests, of which a page or two is used.
+    pub threads: usize,
+    /// How much the kernel reads ahead into its page cache when a program maps a file through the mount, in bytes. 0,
+    /// the default, is right where mappings are replaced by the storage itself and only what is left over comes here.
+    pub read_ahead: u32,
+    /// Mount points to show where the image has nothing, with the directories above them.
+    pub mount_points: Vec<(PathBuf, MountPoint)>,
+    /// Set-id bits and file capabilities count. Only for [`mount`].
+    pub set_id: bool,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { threads: 4, read_ahead: 0, mount_points: Vec::new(), set_id: false }
+    }
+}
+
+/// A volume being served. It is served until it is unmounted: by [`Session::unmount`], from outside, or with the end
+/// of the mount namespace it is in. Dropping a session of [`mount`] takes the mount from the tree of names.
+#[derive(Debug)]
+pub struct Session {
+    serving: Option<adapter::Serving>,
+    /// Where we mounted it, to be unmounted by us.
+    mounted: Option<PathBuf>,
+}
+
+/// Serves `volume` to the descriptor of a mount that exists already ([`mount_device`], in whatever namespace). Returns
+/// when the kernel has agreed; threads of this process then answer.
+///
+/// # Errors
+/// [`Error::MountPoint`], [`Error::Handshake`].
+pub fn serve(device: OwnedFd, volume: &Volume, options: &ServeOptions) -> Result<Session, Error> {
+    let points = MountPoints::new(volume, &options.mount_points)?;
+    let tree = Tree::new(volume.clone(), points);
+    Ok(Session { serving: Some(adapter::serve(device, tree, options)?), mounted: None })
+}
+
+/// Mounts `volume` at `directory` and serves it.
+///
+/// # Errors
+/// As [`mount_device`] and [`serve`].
+pub fn mount(directory: &Path, volume: &Volume, options: &ServeOptions) -> Result<Session, Error> {
+    let device = mount_device(directory, options.set_id)?;
+    match serve(device, volume, options) {
+        Ok(mut session) => {
+            session.mounted = Some(directory.into());
+            Ok(session)
+        }
+        Err(error) => {
+            // Nobody serves it: the error that counts is the first one.
+            let _ = unmount(directory, true);
+            Err(error)
+        }
+    }
+}
+
+impl Session {
+    /// Unmounts what [`mount`] mounted, and waits for the end.
+    ///
+    /// # Errors
+    /// [`Error::Unmount`] when files are open: then it is still served, and the next try may succeed.
+    /// [`Error::Served`].
+    pub fn unmount(&mut self) -> Result<(), Error> {
+        if let Some(directory) = &self.mounted {
+            unmount(directory, false)?;
+            self.mounted = None;
+        }
+        self.wait()
+    }
+
+    /// Waits until it is unmounted by whoever mounted it.
+    ///
+    /// # Errors
+    /// [`Error::Served`].
+    pub fn wait(&mut self) -> Result<(), Error> {
+        self.serving.take().map_or(Ok(()), adapter::Serving::wait)
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.serving.as_ref().is_none_or(adapter::Serving::is_finished)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.mounted {
+            // Nobody is left to tell; whoever still has files open keeps being served until they are closed.
+            let _ = unmount(directory, true);
+        }
+    }
+}

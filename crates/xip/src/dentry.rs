@@ -1,0 +1,172 @@
+//! A cache of names: directory and name to inode, read by any number of threads without a lock.
+//!
+//! A slot is one cache line guarded by a sequence number: odd while it is written. A reader copies the words, then
+//! looks at the number again; when it changed, the reader saw nothing. The whole name is compared, so a hit is never
+//! a guess. Names that do not fit a slot are looked up on the volume each time; so are those whose slot went to
+//! another name. Only for volumes that cannot change: nothing is ever taken out.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use xip_ext2::{InodeNo, Kind};
+
+/// Half a mebibyte, when full: the bound of the cache.
+const SLOTS: usize = 8192;
+/// Words of a slot that hold the name.
+const NAME_WORDS: usize = 5;
+const NAME_BYTES: usize = 8 * NAME_WORDS;
+
+/// What a name leads to.
+pub(crate) type Entry = (InodeNo, Kind);
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Slot {
+    sequence: AtomicU64,
+    /// Inode number, and the kind above it; 0: the directory has no such name.
+    value: AtomicU64,
+    /// Directory, and the name's length above it; 0 (no directory has that number): empty.
+    key: AtomicU64,
+    name: [AtomicU64; NAME_WORDS],
+}
+
+/// The cache; its memory is taken when the first name is kept.
+#[derive(Default)]
+pub(crate) struct Dentries(OnceLock<Box<[Slot]>>);
+
+struct Key {
+    key: u64,
+    name: [u64; NAME_WORDS],
+    words: usize,
+}
+
+impl Key {
+    #[inline]
+    fn new(directory: InodeNo, name: &[u8]) -> Option<Self> {
+        if name.len() > NAME_BYTES {
+            return None;
+        }
+        let mut bytes = [0u8; NAME_BYTES];
+        bytes[..name.len()].copy_from_slice(name);
+        let mut words = [0u64; NAME_WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let key = u64::from(directory.0) | (name.len() as u64) << 32;
+        Some(Self { key, name: words, words: name.len().div_ceil(8) })
+    }
+
+    #[inline]
+    fn slot(&self) -> usize {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let hash = self.name[..self.words]
+            .iter()
+            .fold(self.key.wrapping_mul(ODD), |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(ODD));
+        // The top bits of a product depend on all bits below.
+        (hash >> (u64::BITS - SLOTS.ilog2())) as usize
+    }
+}
+
+impl Dentries {
+    /// `None`: not known. `Some(None)`: known not to exist.
+    #[inline]
+    pub(crate) fn get(&self, directory: InodeNo, name: &[u8]) -> Option<Option<Entry>> {
+        let slots = self.0.get()?;
+        let key = Key::new(directory, name)?;
+        let slot = &slots[key.slot()];
+        let before = slot.sequence.load(Ordering::Acquire);
+        if before & 1 != 0 || slot.key.load(Ordering::Relaxed) != key.key {
+            return None;
+        }
+        for at in 0..key.words {
+            if slot.name[at].load(Ordering::Relaxed) != key.name[at] {
+                return None;
+            }
+        }
+        let value = slot.value.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        (slot.sequence.load(Ordering::Relaxed) == before).then(|| decode(value))
+    }
+
+    pub(crate) fn put(&self, directory: InodeNo, name: &[u8], entry: Option<Entry>) {
+        let Some(key) = Key::new(directory, name) else { return };
+        let slots = self.0.get_or_init(|| (0..SLOTS).map(|_| Slot::default()).collect());
+        let slot = &slots[key.slot()];
+        let before = slot.sequence.load(Ordering::Relaxed);
+        if before & 1 != 0
+            || slot.sequence.compare_exchange(before, before + 1, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
+            // Another thread is at it; the name is found on the volume next time too.
+            return;
+        }
+        fence(Ordering::Release);
+        slot.key.store(key.key, Ordering::Relaxed);
+        for (to, word) in slot.name.iter().zip(key.name) {
+            to.store(word, Ordering::Relaxed);
+        }
+        slot.value.store(encode(entry), Ordering::Relaxed);
+        slot.sequence.store(before + 2, Ordering::Release);
+    }
+}
+
+fn encode(entry: Option<Entry>) -> u64 {
+    entry.map_or(0, |(ino, kind)| u64::from(ino.0) | u64::from(kind.mode()) << 32)
+}
+
+#[inline]
+fn decode(value: u64) -> Option<Entry> {
+    // Truncation takes the fields apart again.
+    #[allow(clippy::cast_possible_truncation)]
+    let (ino, mode) = (value as u32, (value >> 32) as u16);
+    Kind::from_mode(mode).map(|kind| (InodeNo(ino), kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kept_apart_by_directory_length_and_every_byte() {
+        let cache = Dentries::default();
+        let (a, b) = (InodeNo(2), InodeNo(12));
+        assert_eq!(cache.get(a, b"x"), None);
+        cache.put(a, b"x", Some((InodeNo(20), Kind::Regular)));
+        cache.put(a, b"gone", None);
+        assert_eq!(cache.get(a, b"x"), Some(Some((InodeNo(20), Kind::Regular))));
+        assert_eq!(cache.get(a, b"gone"), Some(None));
+        for other in [&b"x\0"[..], b"y", b""] {
+            assert_eq!(cache.get(a, other), None);
+        }
+        assert_eq!(cache.get(b, b"x"), None);
+    }
+
+    #[test]
+    fn a_name_too_long_for_a_slot_is_not_kept() {
+        let cache = Dentries::default();
+        let name = [b'n'; NAME_BYTES + 1];
+        cache.put(InodeNo(2), &name, None);
+        assert_eq!(cache.get(InodeNo(2), &name), None);
+        cache.put(InodeNo(2), &name[1..], None);
+        assert_eq!(cache.get(InodeNo(2), &name[1..]), Some(None));
+    }
+
+    /// Threads fight for the slots with values that follow from the name: a torn read would show another's value.
+    #[test]
+    fn readers_never_see_half_of_an_entry() {
+        let cache = Dentries::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for round in 0..200_000u32 {
+                        let number = round.wrapping_mul(2_654_435_761).wrapping_add(thread) % 50_000 + 11;
+                        let name = number.to_string();
+                        match cache.get(InodeNo(2), name.as_bytes()) {
+                            Some(found) => assert_eq!(found, Some((InodeNo(number), Kind::Regular))),
+                            None => cache.put(InodeNo(2), name.as_bytes(), Some((InodeNo(number), Kind::Regular))),
+                        }
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! The entries of a directory, in the words of `std::fs::ReadDir`.
+
+use crate::error::{Error, Result};
+use crate::metadata::Metadata;
+use crate::volume::Volume;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use xip_ext2::{InodeNo, Kind};
+
+/// Entries taken from the volume at a time.
+const BATCH: usize = 128;
+
+/// An entry of a directory.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    name: OsString,
+    ino: InodeNo,
+    volume: Volume,
+}
+
+impl DirEntry {
+    /// The name.
+    pub fn file_name(&self) -> OsString {
+        self.name.clone()
+    }
+
+    /// The inode it leads to.
+    pub fn ino(&self) -> InodeNo {
+        self.ino
+    }
+
+    /// What is known of the file, of a link itself.
+    ///
+    /// # Errors
+    /// The inode is damaged.
+    pub fn metadata(&self) -> Result<Metadata> {
+        Ok(self.volume.inodes().metadata(self.ino)?)
+    }
+
+    /// What kind of file it is, as its inode says.
+    ///
+    /// # Errors
+    /// The inode is damaged.
+    pub fn file_type(&self) -> Result<Kind> {
+        Ok(self.volume.inodes().kind(self.ino)?)
+    }
+}
+
+/// The entries of a directory, without `.` and `..`. An error ends the reading; what was read
+/// before it still comes.
+#[derive(Debug)]
+pub struct ReadDir {
+    volume: Volume,
+    directory: InodeNo,
+    /// `None`: all entries were taken.
+    cursor: Option<u64>,
+    batch: VecDeque<DirEntry>,
+}
+
+impl ReadDir {
+    pub(crate) fn new(volume: Volume, directory: InodeNo) -> Self {
+        Self { volume, directory, cursor: Some(0), batch: VecDeque::new() }
+    }
+
+    fn fill(&mut self, cursor: u64) -> std::result::Result<(), xip_ext2::Error> {
+        let (mut seen, mut next) = (0, None);
+        self.volume.inodes().read_dir(self.directory, cursor, &mut |entry| {
+            if !matches!(entry.name, b"." | b"..") {
+                let name = OsString::from_vec(entry.name.to_vec());
+                self.batch.push_back(DirEntry { name, ino: entry.ino, volume: self.volume.clone() });
+            }
+            seen += 1;
+            if seen == BATCH {
+                next = Some(entry.next);
+            }
+            seen < BATCH
+        })?;
+        self.cursor = next;
+        Ok(())
+    }
+}
+
+impl Iterator for ReadDir {
+    type Item = Result<DirEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.batch.is_empty() {
+            let cursor = self.cursor.take()?;
+            if let Err(error) = self.fill(cursor) {
+                return Some(Err(Error::Volume(error)));
+            }
+        }
+        self.batch.pop_front().map(Ok)
+    }
+}

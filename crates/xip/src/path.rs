@@ -1,0 +1,94 @@
+//! From a path to an inode, inside the volume.
+
+use crate::dentry::Entry;
+use crate::volume::Inner;
+use xip_ext2::{Error, InodeNo, Kind};
+
+/// The most symbolic links on the way, as in Linux.
+const MOST_LINKS: u32 = 40;
+
+/// The longest name the format can hold.
+const MOST_NAME: usize = 255;
+
+/// Why a path leads nowhere.
+pub(crate) enum Stop {
+    Error(Error),
+    Loop,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+const ROOT: Entry = (InodeNo::ROOT, Kind::Directory);
+
+/// The inode at `path`, seen from the root. A symbolic link at its end is followed when `follow` says so, or when a
+/// slash stands behind it.
+#[inline]
+pub(crate) fn resolve(volume: &Inner, path: &[u8], follow: bool) -> Result<Entry, Stop> {
+    if path.is_empty() {
+        return Err(Error::NotFound.into());
+    }
+    walk(volume, ROOT, path, follow, &mut { MOST_LINKS })
+}
+
+fn walk(volume: &Inner, from: Entry, path: &[u8], follow: bool, links: &mut u32) -> Result<Entry, Stop> {
+    let mut here = if path.first() == Some(&b'/') { ROOT } else { from };
+    let mut rest = path;
+    loop {
+        let Some(start) = rest.iter().position(|&byte| byte != b'/') else {
+            // Nothing but slashes is left: they ask for a directory.
+            return if rest.is_empty() || here.1 == Kind::Directory {
+                Ok(here)
+            } else {
+                Err(Error::NotDirectory.into())
+            };
+        };
+        rest = &rest[start..];
+        let end = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        rest = after;
+        let next = lookup(volume, here, name)?.ok_or(Error::NotFound)?;
+        here = if next.1 == Kind::Symlink && (follow || !rest.is_empty()) {
+            *links = links.checked_sub(1).ok_or(Stop::Loop)?;
+            let mut target = vec![0; volume.fs.geometry().block_size as usize];
+            let len = volume.fs.read_link(next.0, &mut target)?;
+            walk(volume, here, &target[..len], true, links)?
+        } else {
+            next
+        };
+    }
+}
+
+/// The entry `name` of a directory; `None` when there is none.
+#[inline]
+pub(crate) fn lookup(volume: &Inner, directory: Entry, name: &[u8]) -> Result<Option<Entry>, Error> {
+    let (ino, kind) = directory;
+    if kind != Kind::Directory {
+        return Err(Error::NotDirectory);
+    }
+    if name.len() > MOST_NAME {
+        return Err(Error::NameTooLong);
+    }
+    match name {
+        b"." => return Ok(Some(directory)),
+        b".." if ino == InodeNo::ROOT => return Ok(Some(ROOT)),
+        _ => {}
+    }
+    match volume.names.get(ino, name) {
+        Some(known) => Ok(known),
+        None => look_up_on_volume(volume, ino, name),
+    }
+}
+
+#[cold]
+fn look_up_on_volume(volume: &Inner, directory: InodeNo, name: &[u8]) -> Result<Option<Entry>, Error> {
+    let found = match volume.fs.lookup(directory, name)? {
+        Some(ino) => Some((ino, volume.fs.inode(ino)?.kind)),
+        None => None,
+    };
+    volume.names.put(directory, name, found);
+    Ok(found)
+}
