@@ -66,8 +66,8 @@ impl Hasher {
 
     /// The next `N` words of a name, first character highest, filled up with its length in every byte.
     fn words<const N: usize>(&self, name: &[u8]) -> [u32; N] {
-        // At most 255, the longest name.
-        let fill = (name.len() as u32 & 0xff) * 0x0101_0101;
+        // No name has more than 255.
+        let fill = u32::from(u8::try_from(name.len()).unwrap_or(u8::MAX)) * 0x0101_0101;
         let mut words = [fill; N];
         for (word, characters) in words.iter_mut().zip(name.chunks(4)) {
             for &byte in characters {

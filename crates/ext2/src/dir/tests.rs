@@ -6,6 +6,7 @@ use super::testing::Memory;
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::string::String;
 use std::vec::Vec;
 use std::{format, vec};
@@ -318,9 +319,9 @@ proptest! {
                 Step::Insert(name) => {
                     // As every caller does: look first.
                     prop_assert_eq!(lookup(&directory, &name).unwrap().map(|found| found.0), model.get(&name).copied());
-                    if !model.contains_key(&name) {
-                        insert(&mut directory, &name, inode, 1).unwrap();
-                        model.insert(name, inode);
+                    if let Entry::Vacant(place) = model.entry(name) {
+                        insert(&mut directory, place.key(), inode, 1).unwrap();
+                        place.insert(inode);
                     }
                 }
                 Step::Remove(name) => {
