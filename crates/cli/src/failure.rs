@@ -1,8 +1,10 @@
 //! What goes wrong, as a person sees it: `error: what`, what caused it, and a line with the remedy.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
 use crate::output::Paint;
+use crate::signals::die_by;
 
 /// Exit code of a command that did not do its work.
 pub(crate) const FAILED: u8 = 1;
@@ -16,16 +18,17 @@ pub(crate) struct Failure {
     messages: Vec<String>,
     remedy: Option<String>,
     code: u8,
+    signal: Option<i32>,
 }
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Failure { messages: vec![message.into()], remedy: None, code: FAILED }
+        Failure { messages: vec![message.into()], remedy: None, code: FAILED, signal: None }
     }
 
     /// The reader of our output is gone (`xip ls | head`): stop without a word.
     pub(crate) fn reader_gone() -> Self {
-        Failure { messages: Vec::new(), remedy: None, code: FAILED }
+        Failure { messages: Vec::new(), remedy: None, code: FAILED, signal: None }
     }
 
     /// What the person can do about it.
@@ -39,13 +42,34 @@ impl Failure {
         self
     }
 
-    pub(crate) fn code(&self) -> u8 {
-        self.code
+    /// `code`, where nothing more exact was said.
+    pub(crate) fn or_code(mut self, code: u8) -> Self {
+        if self.code == FAILED {
+            self.code = code;
+        }
+        self
+    }
+
+    /// A signal asked us to stop: that is how we end, after cleaning up.
+    pub(crate) fn by_signal(mut self, signal: i32) -> Self {
+        self.signal = Some(signal);
+        self
+    }
+
+    /// How this process ends.
+    pub(crate) fn end(&self) -> ExitCode {
+        ExitCode::from(self.signal.map_or(self.code, die_by))
     }
 
     /// What was being tried when the error came.
     pub(crate) fn while_doing(mut self, what: impl Into<String>) -> Self {
         self.messages.insert(0, what.into());
+        self
+    }
+
+    /// One more cause.
+    pub(crate) fn because(mut self, cause: impl Into<String>) -> Self {
+        self.messages.push(cause.into());
         self
     }
 
@@ -78,7 +102,7 @@ impl<E: std::error::Error> From<E> for Failure {
             }
             source = cause.source();
         }
-        Failure { messages, remedy: None, code: FAILED }
+        Failure { messages, remedy: None, code: FAILED, signal: None }
     }
 }
 

@@ -46,6 +46,8 @@ Exit codes:
   `xip run` ends as its program ends; 126: it cannot be run, 127: it is not in the image.";
 
 fn main() -> ExitCode {
+    // The keeper of a segment is this program, started again: nothing needs to be installed beside it.
+    xip_segment::holder::main_if_asked();
     let cli = Cli::parse();
     log(cli.verbose);
     match cli.command.run(Output::new()) {
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             // If standard error is closed there is nobody to tell.
             let _ = io::stderr().write_all(failure.text(Paint::new(io::stderr().is_terminal())).as_bytes());
-            ExitCode::from(failure.code())
+            failure.end()
         }
     }
 }

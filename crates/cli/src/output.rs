@@ -21,6 +21,11 @@ impl Output {
         self.bytes(format!("{}\n", text.as_ref()).as_bytes())
     }
 
+    /// A word beside the result, on standard error. If that is closed there is nobody to tell.
+    pub(crate) fn aside(self, text: impl AsRef<str>) {
+        let _ = writeln!(io::stderr(), "xip: {}", text.as_ref());
+    }
+
     pub(crate) fn table(self, table: &Table) -> Result<(), Failure> {
         self.bytes(table.text(self.paint).as_bytes())
     }
@@ -99,7 +104,7 @@ impl Table {
         self.total = Some(cells.into_iter().collect());
     }
 
-    fn text(&self, paint: Paint) -> String {
+    pub(crate) fn text(&self, paint: Paint) -> String {
         let width = |column: usize| {
             let cells = self.rows.iter().chain(&self.total).filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).chain([self.headings[column].chars().count()]).max().unwrap_or(0)
@@ -143,6 +148,11 @@ pub(crate) fn size(bytes: u64) -> String {
     } else {
         format!("{whole}.{} {}", rest * 10 / 1024, units[unit])
     }
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn count(number: u64, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 /// What share `part` is of `whole`: `97.5 %`.

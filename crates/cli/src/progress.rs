@@ -1,8 +1,14 @@
-//! A progress bar that shows itself only where it helps: on a terminal, for work of more than a second.
+//! A progress bar that shows itself only where it helps: on a terminal, for work of more than a second. It also
+//! carries Ctrl-C to the work.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use xip_image::Phase;
+
+use crate::failure::Failure;
+use crate::signals::Interrupt;
 
 /// How long work may take before it is worth a bar.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -11,26 +17,88 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Progress {
     bar: ProgressBar,
     since: Instant,
-    shown: bool,
+    shown: AtomicBool,
+    interrupt: Option<Interrupt>,
 }
 
 impl Progress {
-    pub(crate) fn new(what: &'static str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar =
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style).with_message(what);
-        Progress { bar, since: Instant::now(), shown: false }
+    pub(crate) fn new(interrupt: &Interrupt) -> Self {
+        let mut progress = Progress::without_interrupt("");
+        progress.interrupt = Some(interrupt.clone());
+        progress
     }
 
-    pub(crate) fn update(&mut self, done: u64, of: u64) {
-        if !self.shown && self.since.elapsed() > PATIENCE {
-            // Draws only if standard error is a terminal.
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-            self.shown = true;
-        }
+    /// For work that Ctrl-C may end as it stands.
+    pub(crate) fn without_interrupt(what: &'static str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let progress = Progress { bar, since: Instant::now(), shown: AtomicBool::new(false), interrupt: None };
+        progress.begin(what, 1, true);
+        progress
+    }
+
+    /// So many bytes are done, of so many.
+    pub(crate) fn at(&self, done: u64, of: u64) {
         self.bar.set_length(of);
         self.bar.set_position(done);
+        self.show();
+    }
+
+    /// Begins a part of the work; `total` is 0 where it is not known.
+    fn begin(&self, what: &'static str, total: u64, bytes: bool) {
+        let template = match (total, bytes) {
+            (0, _) => "{msg} {pos}",
+            (_, false) => "{msg} {wide_bar} {pos}/{len}",
+            (_, true) => "{msg} {wide_bar} {bytes}/{total_bytes} {eta}",
+        };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar.set_style(style);
+        self.bar.set_message(what);
+        self.bar.reset();
+        self.bar.set_length(total);
+    }
+
+    fn add(&self, by: u64) {
+        self.bar.inc(by);
+        self.show();
+    }
+
+    fn show(&self) {
+        if self.since.elapsed() > PATIENCE && !self.shown.swap(true, Ordering::Relaxed) {
+            // Draws only if standard error is a terminal.
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+    }
+
+    fn asked(&self) -> Option<i32> {
+        self.interrupt.as_ref().and_then(Interrupt::asked)
+    }
+
+    /// `error`, or the signal that was the reason for it.
+    pub(crate) fn failure(&self, error: impl Into<Failure>) -> Failure {
+        let failure = error.into();
+        match self.asked() {
+            Some(signal) => failure.by_signal(signal),
+            None => failure,
+        }
+    }
+}
+
+impl xip_image::Progress for Progress {
+    fn phase(&self, phase: Phase, total: u64) {
+        match phase {
+            Phase::Scan => self.begin("looking", total, false),
+            Phase::Names => self.begin("naming ", total, false),
+            Phase::Data => self.begin("copying", total, true),
+            Phase::Sync => self.begin("syncing", total, true),
+        }
+    }
+
+    fn advance(&self, by: u64) {
+        self.add(by);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.asked().is_some()
     }
 }
 

@@ -24,14 +24,20 @@ fn help_lists_every_command_and_every_command_has_examples() {
 #[test]
 fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
     let place = Place::new();
-    let nonsense: [&[&str]; 8] = [
+    let nonsense: [&[&str]; 14] = [
         &[],
         &["frobnicate"],
         &["build"],
         &["build", "a"],
         &["build", "a", "b", "--size", "5X"],
+        &["build", "a", "b", "--size", "1G", "--free", "1G"],
         &["build", "a", "b", "--root-owner=me"],
+        &["build", "a", "b", "--owner", "1"],
+        &["build", "a", "b", "--map-user", "1:2"],
+        &["build", "a", "b", "--uuid", "+f951b4ff32a818c9218d578a6adee31"],
+        &["build", "a", "b", "--exclude", "[a"],
         &["run", "debian"],
+        &["run", "debian", "--json", "true"],
         &["rm"],
     ];
     for arguments in nonsense {

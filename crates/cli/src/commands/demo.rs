@@ -12,7 +12,7 @@ the same time, asks the kernel what each of them has in memory, and removes ever
 Examples:
   xip demo
   xip demo --json
-  xip demo --keep      leave the image and the segment, to try `xip run` with them";
+  xip demo --keep      leave the segment, to try `xip run` with it";
 
 /// Show it work, with this machine's own programs
 #[derive(clap::Args)]
@@ -22,9 +22,13 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Leave the image and the segment there, and say where
+    /// Leave the segment there, and say its name
     #[arg(long)]
     pub(crate) keep: bool,
+
+    /// Be one of the readers that share the segment where programs cannot run in place
+    #[arg(long, hide = true, value_name = "SEGMENT")]
+    pub(crate) reader: Option<String>,
 }
 
 impl Args {

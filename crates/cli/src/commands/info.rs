@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use xip_image::Info;
+
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, printable, size};
 
 const HELP: &str = "\
 Examples:
@@ -24,6 +26,72 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        Err(Failure::new("not wired up yet"))
+        let info = xip_image::info(&self.image)?;
+        if self.json {
+            return output.json(&info);
+        }
+        let Info { geometry, files, runs, density, .. } = &info;
+        let blocks = |count: u64| size(count * u64::from(geometry.block_size));
+        let in_place = match &info.not_in_place {
+            None => "can be used in place".to_owned(),
+            Some(why) => format!("cannot be used in place: {}", printable(why)),
+        };
+        let lines = [
+            ("image", format!("{}, {}", printable(&info.image.to_string_lossy()), size(info.bytes))),
+            ("volume", format!("{} {}", info.uuid, printable(&info.label))),
+            ("in place", in_place),
+            (
+                "geometry",
+                format!(
+                    "{} blocks of {} bytes in {} groups; {} inodes of {} bytes, {} free",
+                    geometry.blocks,
+                    geometry.block_size,
+                    geometry.groups,
+                    geometry.inodes,
+                    geometry.inode_size,
+                    geometry.free_inodes
+                ),
+            ),
+            ("features", info.features.join(" ")),
+            (
+                "files",
+                format!(
+                    "{} regular, {} directories, {} links, {} devices, {} fifos, {} sockets; {} further names",
+                    files.regular,
+                    files.directories,
+                    files.symlinks,
+                    files.devices,
+                    files.fifos,
+                    files.sockets,
+                    files.hard_links
+                ),
+            ),
+            (
+                "one run",
+                format!("{} files; {} cut, {} empty, {} sparse", runs.one_run, runs.cut, runs.empty, runs.sparse),
+            ),
+            (
+                "2 MiB pages",
+                format!(
+                    "{} in {} files, of {} that are large enough",
+                    runs.huge_pages, runs.huge_files, runs.large_files
+                ),
+            ),
+            (
+                "density",
+                format!(
+                    "{} content, {} names and maps, {} format, {} free ({:.1} %)",
+                    size(density.content_bytes),
+                    blocks(density.metadata_blocks),
+                    blocks(density.format_blocks),
+                    blocks(density.free_blocks),
+                    density.free_percent
+                ),
+            ),
+        ];
+        for (name, value) in lines {
+            output.line(format!("{name:<12} {}", value.trim_end()))?;
+        }
+        Ok(())
     }
 }

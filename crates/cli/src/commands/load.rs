@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+use xip_segment::Outcome;
+
+use super::segments;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, size};
 
 const HELP: &str = "\
 A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it
@@ -31,6 +35,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        Err(Failure::new("not wired up yet"))
+        let loaded = segments::load(&segments::store()?, &self.image, self.name.as_deref())?;
+        let info = loaded.segment.info();
+        let new = loaded.outcome == Outcome::New;
+        if self.json {
+            return output.json(&json!({ "loaded": new, "segment": info }));
+        }
+        let what = if new { "loaded" } else { "in memory already" };
+        output.line(format!("segment {}: {}, {what}", info.name, size(info.size)))
     }
 }

@@ -1,7 +1,8 @@
 //! `xip ls`: the segments there are.
 
+use super::segments;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Table, printable, size};
 
 const HELP: &str = "\
 Examples:
@@ -19,6 +20,16 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        Err(Failure::new("not wired up yet"))
+        let segments = segments::store()?.list()?;
+        let infos: Vec<_> = segments.iter().map(xip_segment::Segment::info).collect();
+        if self.json {
+            return output.json(&infos);
+        }
+        let mut table = Table::new(&["segment", ">size", "content", "image"]);
+        for info in infos {
+            let content = info.content.chars().take(12).collect();
+            table.row([info.name.clone(), size(info.size), content, printable(&info.image.to_string_lossy())]);
+        }
+        output.table(&table)
     }
 }

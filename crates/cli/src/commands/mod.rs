@@ -9,6 +9,7 @@ mod ls;
 mod man;
 mod rm;
 mod run;
+pub(crate) mod segments;
 mod stat;
 
 pub(crate) use demo::Args as DemoArgs;
@@ -43,7 +44,7 @@ impl Command {
             Command::Load(args) => args.run(output).map(done),
             Command::Ls(args) => args.run(output).map(done),
             Command::Stat(args) => args.run(output).map(done),
-            Command::Rm(args) => args.run(output).map(done),
+            Command::Rm(args) => args.run().map(done),
             Command::Run(args) => args.run(output),
             Command::Demo(args) => args.run(output),
             Command::Completion(args) => args.run(output).map(done),

@@ -1,7 +1,7 @@
 //! `xip rm`: segments go, and their memory with them.
 
+use super::segments;
 use crate::failure::Failure;
-use crate::output::Output;
 
 const HELP: &str = "\
 Examples:
@@ -22,7 +22,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        Err(Failure::new("not wired up yet"))
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let store = segments::store()?;
+        for name in &self.names {
+            store.remove(name, self.force)?;
+        }
+        Ok(())
     }
 }

@@ -1,13 +1,20 @@
 //! `xip run`: a program from an image, executed in place.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use xip_run::{Bind, End, Options, Report, Root};
+use xip_segment::{Segment, Store};
 
-use crate::failure::Failure;
-use crate::output::Output;
+use super::segments;
+use crate::failure::{Doing, Failure};
+use crate::output::{Output, Paint, Table, printable, size};
+use crate::signals::die_by;
 
 const HELP: &str = "\
 The program sees the image as its root directory, read-only, with /proc, /dev, /sys and /tmp. Its text, that
@@ -78,8 +85,136 @@ enum RootMode {
     Overlay,
 }
 
+/// Exit codes of those who run programs for others, as `env` and `timeout` have them.
+const OUR_OWN: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
-        Err(Failure::new("not wired up yet"))
+        match self.execute(output).map_err(|failure| failure.or_code(OUR_OWN))? {
+            End::Exited(status) => Ok(ExitCode::from(status.to_le_bytes()[0])),
+            End::Signalled(signal) => Ok(ExitCode::from(die_by(signal))),
+        }
     }
+
+    fn execute(self, output: Output) -> Result<End, Failure> {
+        let options = self.options()?;
+        // Before the program runs: its work is not to be lost for want of a place for the report.
+        let mut report = match &self.report {
+            Some(path) if path.as_os_str() != "-" => {
+                Some(Box::new(File::create(path).doing(|| format!("cannot write the report to {}", path.display()))?)
+                    as Box<dyn Write>)
+            }
+            Some(_) => Some(Box::new(io::stderr()) as Box<dyn Write>),
+            None => None,
+        };
+        let store = segments::store()?;
+        let (segment, loaded) = self.segment(&store, output)?;
+        let name = segment.name().to_owned();
+        let outcome = {
+            let volume = xip::Volume::from_segment(&segment)?;
+            xip_run::run(&volume, segment.fd(), &options)
+        };
+        drop(segment);
+        if loaded && self.rm {
+            match store.remove(&name, false) {
+                // Somebody else uses it by now: it is theirs.
+                Err(xip_segment::Error::InUse { .. } | xip_segment::Error::NoSegment { .. }) => {}
+                other => other?,
+            }
+        }
+        let outcome = outcome.map_err(|error| {
+            let code = match error {
+                xip_run::Error::NotFound { .. } => NOT_FOUND,
+                xip_run::Error::NotExecutable { .. } => NOT_EXECUTABLE,
+                _ => OUR_OWN,
+            };
+            Failure::from(error).with_code(code)
+        })?;
+        if let Some(to) = &mut report {
+            let text = if self.json { serde_json::to_string_pretty(&outcome)? + "\n" } else { text(&outcome.report) };
+            to.write_all(text.as_bytes()).doing(|| "cannot write the report".into())?;
+        }
+        Ok(outcome.end)
+    }
+
+    fn options(&self) -> Result<Options, Failure> {
+        let mut program = self.program.iter().cloned();
+        let mut options = Options::new(program.next().unwrap_or_default());
+        options.arguments = program.collect();
+        options.workdir.clone_from(&self.workdir);
+        options.binds = self.bind.iter().map(|text| Bind::parse(text)).collect::<Result<_, _>>()?;
+        options.root = self.root.into();
+        options.page_cache = self.page_cache;
+        for variable in &self.env {
+            let bytes = variable.as_bytes();
+            match bytes.iter().position(|byte| *byte == b'=') {
+                Some(at) => {
+                    options.set_env(OsStr::from_bytes(&bytes[..at]), Some(OsStr::from_bytes(&bytes[at + 1..]).into()))
+                }
+                None => options.set_env(variable, None),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The segment to run from, and whether it was loaded for this.
+    fn segment(&self, store: &Store, output: Output) -> Result<(Segment, bool), Failure> {
+        let is_path = self.source.as_os_str().as_bytes().contains(&b'/');
+        if let Some(name) = self.source.to_str().filter(|_| !is_path) {
+            match store.get(name) {
+                // No segment has that name, or none can: it is an image then, if there is one.
+                Err(error @ (xip_segment::Error::NoSegment { .. } | xip_segment::Error::BadName { .. })) => {
+                    if !self.source.exists() {
+                        return Err(Failure::from(error));
+                    }
+                }
+                other => return Ok((other?, false)),
+            }
+        }
+        let loaded = segments::load(store, &self.source, None)?;
+        let new = loaded.outcome == xip_segment::Outcome::New;
+        if new && !self.rm && io::stderr().is_terminal() {
+            let name = loaded.segment.name();
+            output.aside(format!("loaded segment {name}; `xip rm {name}` gives its memory back"));
+        }
+        Ok((loaded.segment, new))
+    }
+}
+
+impl From<RootMode> for Root {
+    fn from(mode: RootMode) -> Self {
+        match mode {
+            RootMode::ReadOnly => Root::ReadOnly,
+            RootMode::Overlay => Root::Overlay,
+        }
+    }
+}
+
+/// The report for people.
+fn text(report: &Report) -> String {
+    let mut text = format!(
+        "in place: {} in {} mappings; not in place: {}; programs: {}\n",
+        size(report.bytes_in_place),
+        report.mappings_in_place,
+        size(report.bytes_not_in_place),
+        report.programs
+    );
+    if !report.traced {
+        text += "the program was not traced: all of its files came from the page cache\n";
+    }
+    if report.refused_ptrace > 0 {
+        text += &format!("the program asked {} times to trace, which was refused\n", report.refused_ptrace);
+    }
+    let mut table = Table::new(&["file", ">in place", ">mappings", "not in place"]);
+    for (path, file) in &report.files {
+        let why: Vec<_> =
+            file.not_in_place.iter().map(|(reason, bytes)| format!("{reason}: {}", size(*bytes))).collect();
+        table.row([printable(path), size(file.bytes_in_place), file.mappings_in_place.to_string(), why.join(", ")]);
+    }
+    if !report.files.is_empty() {
+        text += &table.text(Paint::new(false));
+    }
+    text
 }

@@ -1,7 +1,10 @@
 //! `xip stat`: who shares a segment, and what that saves, from the kernel's own figures.
 
+use xip_segment::{Segment, Stat};
+
+use super::segments;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Table, count, printable, size};
 
 const HELP: &str = "\
 Every figure is the kernel's (/proc/PID/smaps and the like). Processes of other users are counted only as far
@@ -26,6 +29,68 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        Err(Failure::new("not wired up yet"))
+        let store = segments::store()?;
+        match &self.name {
+            Some(name) => {
+                let stat = store.get(name)?.stat()?;
+                if self.json { output.json(&stat) } else { one(&stat, output) }
+            }
+            None => {
+                let stats = store.list()?.iter().map(Segment::stat).collect::<Result<Vec<_>, _>>()?;
+                if self.json { output.json(&stats) } else { all(&stats, output) }
+            }
+        }
     }
+}
+
+fn all(stats: &[Stat], output: Output) -> Result<(), Failure> {
+    let mut table = Table::new(&["segment", ">size", ">resident", ">processes", ">in place", ">saved"]);
+    for stat in stats {
+        let in_place = stat.processes.iter().map(|mapper| mapper.in_place).sum();
+        table.row([
+            stat.info.name.clone(),
+            size(stat.info.size),
+            size(stat.resident),
+            stat.processes.len().to_string(),
+            size(in_place),
+            size(stat.saved),
+        ]);
+    }
+    output.table(&table)
+}
+
+fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
+    let why_not = stat.huge.why_not.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    output.line(format!("segment     {}, from {}", stat.info.name, printable(&stat.info.image.to_string_lossy())))?;
+    output.line(format!(
+        "memory      {}: {} resident, {} swapped out, {} in huge pages{why_not}",
+        size(stat.info.size),
+        size(stat.resident),
+        size(stat.swapped),
+        size(stat.huge.bytes)
+    ))?;
+    for shared in &stat.shared {
+        output.line(format!(
+            "shared      {} by {}",
+            size(shared.bytes),
+            count(shared.processes.into(), "process", "processes")
+        ))?;
+    }
+    output.line(format!("saved       {} against a copy for each", size(stat.saved)))?;
+    if stat.not_visible > 0 {
+        output.line(format!("not seen    {} of others", count(stat.not_visible, "process", "processes")))?;
+    }
+    let mut table = Table::new(&["process", ">pid", ">mapped", ">in place", ">its share", ">copied", ">huge pages"]);
+    for mapper in &stat.processes {
+        table.row([
+            printable(&mapper.user.command),
+            mapper.user.pid.to_string(),
+            size(mapper.mapped),
+            size(mapper.in_place),
+            size(mapper.proportional),
+            size(mapper.copied),
+            size(mapper.huge),
+        ]);
+    }
+    if stat.processes.is_empty() { output.line("nobody maps it now") } else { output.table(&table) }
 }

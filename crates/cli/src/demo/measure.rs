@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 const PAGE: u64 = 4096;
-/// Bit of a `pagemap` entry: the page is in memory.
-const PRESENT: u64 = 1 << 63;
+/// Bits of a `pagemap` entry: the page is in memory, and it is the file's (not a private copy).
+const PRESENT_OF_FILE: u64 = 1 << 63 | 1 << 61;
 
 /// One mapping of a file, as `/proc/PID/smaps` lists it.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,14 +72,14 @@ fn header<'a>(range: &str, mut words: impl Iterator<Item = &'a str>) -> Option<M
     })
 }
 
-/// Which pages of its file a mapping has in memory, by their number in the file. Pages the process wrote to are
-/// counted too: its private copies stand where the shared ones stood.
+/// Which pages of its file a mapping has in memory, by their number in the file.
 pub(crate) fn pages(pid: u32, mapping: &Mapping, into: &mut BTreeSet<u64>) -> io::Result<()> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
     let mut entries = vec![0; usize::try_from((mapping.end - mapping.start) / PAGE * 8).unwrap_or(0)];
     let got = pagemap.read_at(&mut entries, mapping.start / PAGE * 8)?;
     for (index, entry) in (0..).zip(entries[..got].chunks_exact(8)) {
-        if entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)) & PRESENT != 0 {
+        let entry = entry.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        if entry & PRESENT_OF_FILE == PRESENT_OF_FILE {
             into.insert(mapping.offset / PAGE + index);
         }
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::tree::{Tree, interpreter};
+use super::tree::Tree;
 
 /// A program in the image.
 pub(crate) struct Program {
@@ -86,7 +86,7 @@ fn python(tree: &mut Tree) -> io::Result<Option<Program>> {
         let nested = part.ancestors().any(|above| above.file_name().is_some_and(unwanted));
         if part.is_dir() && !nested {
             tree.add_all(part, &unwanted)?;
-            objects_of(tree, part, executable)?;
+            tree.add_libraries_below(&part.canonicalize()?, Path::new(executable))?;
         }
     }
     let script = "import sys, json, hashlib, decimal, re\n\
@@ -111,7 +111,7 @@ fn perl(tree: &mut Tree) -> io::Result<Option<Program>> {
     };
     for part in parts.iter().map(Path::new) {
         tree.add_all(part, &unwanted)?;
-        objects_of(tree, part, executable)?;
+        tree.add_libraries_below(&part.canonicalize()?, Path::new(executable))?;
     }
     let script = "use POSIX; use Digest::SHA; use List::Util; $| = 1; \
         while (<STDIN>) { chomp; print List::Util::sum(map { POSIX::floor($_ / 2) } 0 .. $_), qq(\\n) }";
@@ -143,14 +143,6 @@ fn program(
     let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
     let command = [path].iter().chain(arguments).map(ToString::to_string).collect();
     Ok(Program { name, command, question: question.to_owned(), right })
-}
-
-/// Adds the libraries that the shared objects below `part` need, with the loader of `executable`.
-fn objects_of(tree: &mut Tree, part: &Path, executable: &str) -> io::Result<()> {
-    match interpreter(Path::new(executable))? {
-        Some(loader) => tree.add_libraries_below(&part.canonicalize()?, &loader),
-        None => Ok(()),
-    }
 }
 
 /// Every program of that name on the search path.

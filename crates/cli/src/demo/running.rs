@@ -47,11 +47,16 @@ impl Running {
         if (program.right)(&answer) {
             return Ok(());
         }
-        let mut failure = Failure::new(format!("{} did not answer as it should: `{answer}`", self.name));
-        if let Some(words) = self.errors_said() {
-            failure = failure.while_doing(words);
-        }
-        Err(failure)
+        let failure = Failure::new(format!("{} did not answer as it should, but `{answer}`", self.name));
+        Err(match self.errors_said() {
+            Some(words) => failure.because(format!("it said: {}", words.trim_start_matches("error: "))),
+            None => failure,
+        })
+    }
+
+    /// The process that was started.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The process that is the program itself: the runner's descendant that executes something else.

@@ -100,24 +100,27 @@ impl Tree {
         // A library has no interpreter of its own; it is loaded by the one of its program, added before.
         if let Some(loader) = interpreter(program)? {
             self.add(&loader)?;
-            self.add_listed(&loader, program)?;
+            self.add_listed(&loader, program, OsStr::new(""))?;
         }
         Ok(())
     }
 
-    /// Adds the libraries of every shared object in the tree below `directory`, asking `loader` to find them.
-    pub(crate) fn add_libraries_below(&mut self, directory: &Path, loader: &Path) -> io::Result<()> {
+    /// Adds the libraries of every shared object in the tree below `directory`, as `program` would find them.
+    pub(crate) fn add_libraries_below(&mut self, directory: &Path, program: &Path) -> io::Result<()> {
         let is_object = |path: &&PathBuf| path.starts_with(directory) && path.extension() == Some(OsStr::new("so"));
-        let objects: Vec<PathBuf> = self.have.iter().filter(is_object).cloned().collect();
-        for object in objects {
-            self.add_listed(loader, &object)?;
+        let objects: Vec<&OsStr> = self.have.iter().filter(is_object).map(|path| path.as_os_str()).collect();
+        let objects = objects.join(OsStr::new(":"));
+        match interpreter(program)? {
+            Some(loader) => self.add_listed(&loader, program, &objects),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// The dynamic loader knows best what it would load: `ld.so --list`, as `ldd` does.
-    fn add_listed(&mut self, loader: &Path, object: &Path) -> io::Result<()> {
-        let listing = Command::new(loader).arg("--list").arg(object).stdin(Stdio::null()).output()?;
+    /// The dynamic loader knows best what it would load: `ld.so --list`, as `ldd` does. With `preload` it is asked
+    /// about many objects at once.
+    fn add_listed(&mut self, loader: &Path, program: &Path, preload: &OsStr) -> io::Result<()> {
+        let mut list = Command::new(loader);
+        let listing = list.arg("--list").arg(program).env("LD_PRELOAD", preload).stdin(Stdio::null()).output()?;
         for line in listing.stdout.split(|byte| *byte == b'\n') {
             if let Some(library) = library_in(line) {
                 self.add(library)?;
@@ -170,7 +173,7 @@ fn library_in(line: &[u8]) -> Option<&Path> {
 }
 
 /// The program that loads `program` (ELF `PT_INTERP`), if it is a 64-bit little-endian one that has any.
-pub(crate) fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
+fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
     let mut start = Vec::new();
     fs::File::open(program)?.take(4096).read_to_end(&mut start)?;
     Ok(interpreter_in(&start))

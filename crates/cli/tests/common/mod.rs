@@ -29,7 +29,7 @@ impl Place {
     /// The command, with this place's segments.
     pub fn xip<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xip"));
-        command.args(arguments).env("XIP_SEGMENTS", self.path("segments")).env_remove("XIP_LOG");
+        command.args(arguments).env("XIP_DIR", self.path("segments")).env_remove("XIP_LOG");
         command
     }
 
@@ -72,6 +72,17 @@ pub struct Ran {
     pub output: Output,
     pub out: String,
     pub err: String,
+}
+
+impl Drop for Place {
+    /// Segments outlive the command that loads them: they are not to outlive the test.
+    fn drop(&mut self) {
+        let listed = self.xip(["ls", "--json"]).output().unwrap();
+        let segments: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+        for segment in segments.as_array().into_iter().flatten() {
+            let _ = self.xip(["rm", "--force", segment["name"].as_str().unwrap_or_default()]).output();
+        }
+    }
 }
 
 impl From<Output> for Ran {

@@ -1,0 +1,27 @@
+//! What several commands do with segments: find the store, load an image into it.
+
+use std::path::Path;
+
+use xip_core::Frozen;
+use xip_ext2::Volume;
+use xip_segment::{Loaded, MappedFile, Store};
+
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// The segments of this user.
+pub(crate) fn store() -> Result<Store, Failure> {
+    Ok(Store::open_default()?)
+}
+
+/// Loads an image, or finds that it is loaded. It gets a name only if it is a volume whose files can be used in place.
+///
+/// Ctrl-C may end the process in the middle: memory without a name goes with it.
+pub(crate) fn load(store: &Store, image: &Path, name: Option<&str>) -> Result<Loaded, Failure> {
+    let progress = Progress::without_interrupt("loading");
+    let check = &mut |device: &MappedFile| {
+        let volume = Volume::open(device, Frozen).map_err(|error| error.to_string())?;
+        volume.in_place().map_err(|error| error.to_string())
+    };
+    Ok(store.load(image, name, &mut |done, of| progress.at(done, of), check)?)
+}

@@ -1,0 +1,98 @@
+//! Bad input to each command: the right exit code, a message that names the thing, and nothing left behind.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::Place;
+
+/// What a directory holds, by name.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn images_that_are_missing_empty_cut_off_or_something_else_are_refused_by_name() {
+    let place = Place::new();
+    let image = fs::read(place.image()).unwrap();
+    let files: [(&str, Option<&[u8]>); 5] = [
+        ("missing.xip", None),
+        ("empty.xip", Some(b"")),
+        ("cut.xip", Some(&image[..image.len() / 2 / 4096 * 4096])),
+        ("odd.xip", Some(&image[..5000])),
+        ("text.xip", Some(&[b'x'; 8192])),
+    ];
+    for (name, content) in files {
+        let path = place.path(name);
+        if let Some(content) = content {
+            fs::write(&path, content).unwrap();
+        }
+        let path = path.to_str().unwrap();
+        for arguments in [&["info", path][..], &["load", path]] {
+            place.run(arguments).fails(1).says(name);
+        }
+        place.run(["run", path, "--", "/bin/sh", "-c", "exit 0"]).fails(125).says(name);
+    }
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]), "nothing was loaded");
+}
+
+#[test]
+fn directories_that_cannot_be_built_leave_no_file() {
+    let place = Place::new();
+    let target = place.path("target");
+    fs::create_dir(&target).unwrap();
+    fs::write(place.path("file"), "no directory").unwrap();
+    fs::create_dir(place.path("full")).unwrap();
+    fs::write(place.path("full/large"), vec![1; 8 << 20]).unwrap();
+    let image = target.join("image.xip");
+    let image = image.to_str().unwrap();
+    let path = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    place.run(["build", &path("missing"), image]).fails(1).says("missing");
+    place.run(["build", &path("file"), image]).fails(1).says("file");
+    place.run(["build", &path("full"), image, "--size", "4M"]).fails(1);
+    place.run(["build", &path("full"), image, "--label", "more than sixteen bytes"]).fails(1).says("label");
+    place.run(["build", &path("full"), &path("absent/image.xip")]).fails(1).says("absent");
+    assert_eq!(names(&target), [""; 0], "a failed build leaves nothing");
+}
+
+#[test]
+fn segments_that_are_not_there_are_named() {
+    let place = Place::new();
+    for command in ["stat", "rm"] {
+        place.run([command, "nobody"]).fails(1).says("nobody");
+    }
+    place.run(["run", "nobody", "--", "true"]).fails(125).says("nobody");
+}
+
+#[test]
+fn names_that_are_paths_or_nothing_are_no_segment_names() {
+    let place = Place::new();
+    let image = place.image();
+    for name in ["", "..", "a/b", "../escape", "a\nb"] {
+        place.run(["load", image.to_str().unwrap(), "--name", name]).fails(1);
+    }
+    place.run(["load", image.to_str().unwrap(), "--name", &"x".repeat(300)]).fails(1);
+}
+
+#[test]
+fn loading_twice_is_the_same_segment_and_another_image_under_its_name_is_refused() {
+    let place = Place::new();
+    let image = place.image();
+    let load = || place.run(["load", image.to_str().unwrap(), "--name", "one", "--json"]).succeeds().json();
+    let (first, second) = (load(), load());
+    assert_eq!((&first["loaded"], &second["loaded"]), (&true.into(), &false.into()));
+    assert_eq!(first["segment"], second["segment"]);
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json().as_array().unwrap().len(), 1);
+
+    fs::create_dir(place.path("other")).unwrap();
+    fs::write(place.path("other/file"), "something else").unwrap();
+    let other = place.path("other.xip");
+    place.run(["build", place.path("other").to_str().unwrap(), other.to_str().unwrap()]).succeeds();
+    place.run(["load", other.to_str().unwrap(), "--name", "one"]).fails(1).says("one");
+    place.run(["rm", "one"]).succeeds();
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
+}

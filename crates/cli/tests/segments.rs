@@ -1,0 +1,135 @@
+//! Images and segments through the command: what it prints, in which shapes, and who may have them.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::Place;
+
+#[test]
+fn the_summary_and_the_image_itself_say_the_same() {
+    let place = Place::new();
+    let image = place.image();
+    let image = image.to_str().unwrap();
+    let again = place.path("again.xip");
+    let again = again.to_str().unwrap();
+    let built =
+        place.run(["build", place.path("tree").to_str().unwrap(), again, "--json", "--no-sync"]).succeeds().json();
+    let info = place.run(["info", image, "--json"]).succeeds().json();
+    for part in ["geometry", "files", "runs", "density", "uuid", "features"] {
+        assert_eq!(built[part], info[part], "{part}");
+    }
+    assert_eq!(std::fs::read(image).unwrap(), std::fs::read(again).unwrap(), "same tree, same bytes");
+    assert!(info["not_in_place"].is_null());
+    let text = place.run(["info", image]).succeeds().out;
+    assert!(text.contains("can be used in place") && text.contains("one run"), "{text}");
+}
+
+#[test]
+fn options_of_build_are_found_in_the_image() {
+    let place = Place::new();
+    place.image();
+    let (tree, image) = (place.path("tree"), place.path("other.xip"));
+    let (tree, image) = (tree.to_str().unwrap(), image.to_str().unwrap());
+    let uuid = "11111111-2222-3333-4444-555555555555";
+    let options = ["--label", "tools", "--uuid", uuid, "--size", "64M", "--exclude", "motd", "--owner", "7:8"];
+    let built = place.run([&["build", tree, image, "--json"][..], &options].concat()).succeeds().json();
+    assert_eq!((&built["label"], &built["uuid"]), (&"tools".into(), &uuid.into()));
+    assert_eq!(built["bytes"], 64 << 20);
+    let volume = xip::Volume::open(image).unwrap();
+    assert!(!volume.exists("/etc/motd"));
+    let owner = volume.metadata("/bin/sh").unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (7, 8));
+}
+
+#[test]
+fn a_segment_is_listed_described_and_removed() {
+    let place = Place::new();
+    let image = place.image();
+    let loaded = place.run(["load", image.to_str().unwrap(), "--json"]).succeeds().json();
+    assert_eq!(loaded["segment"]["name"], "small");
+    let listed = place.run(["ls", "--json"]).succeeds().json();
+    assert_eq!(listed, serde_json::json!([loaded["segment"]]));
+    assert!(place.run(["ls"]).succeeds().out.contains("small"));
+
+    let stat = place.run(["stat", "small", "--json"]).succeeds().json();
+    assert_eq!(stat["size"], loaded["segment"]["size"]);
+    assert_eq!(stat["resident"], stat["size"], "all of a loaded image is in memory");
+    assert_eq!(stat["processes"], serde_json::json!([]));
+    let all = place.run(["stat", "--json"]).succeeds().json();
+    assert_eq!(all[0]["name"], "small");
+    assert!(place.run(["stat", "small"]).succeeds().out.contains("nobody maps it now"));
+
+    place.run(["rm", "small"]).succeeds();
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
+    place.run(["rm", "small"]).fails(1).says("small");
+}
+
+#[test]
+fn a_segment_in_use_is_shown_with_its_user_and_not_removed() {
+    let place = Place::new();
+    let image = place.image();
+    place.run(["load", image.to_str().unwrap()]).succeeds();
+    // A user that needs neither FUSE nor namespaces: a reader of the demo, which answers when it has the segment.
+    let mut reader =
+        place.xip(["demo", "--reader", "small"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::Write::write_all(reader.stdin.as_mut().unwrap(), b"/etc\n").unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(reader.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "9\n", "the bytes of /etc/motd");
+
+    let stat = place.run(["stat", "small", "--json"]).succeeds().json();
+    assert_eq!(stat["processes"][0]["pid"], reader.id());
+    assert!(stat["processes"][0]["in_place"].as_u64().unwrap() > 0);
+    place.run(["rm", "small"]).fails(1).says(&reader.id().to_string());
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json().as_array().unwrap().len(), 1);
+
+    place.run(["rm", "--force", "small"]).succeeds();
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
+    // Its user keeps every byte.
+    std::io::Write::write_all(reader.stdin.as_mut().unwrap(), b"/etc\n").unwrap();
+    drop(reader.stdin.take());
+    assert!(reader.wait().unwrap().success());
+}
+
+#[test]
+fn a_directory_of_segments_that_others_can_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let image = place.image();
+    let open = place.path("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let ran = place.xip(["load", image.to_str().unwrap()]).env("XIP_DIR", &open).output().unwrap();
+    common::Ran::from(ran).fails(1).says("XIP_DIR");
+}
+
+#[test]
+fn an_interrupted_build_leaves_nothing_and_ends_by_the_signal() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    let (tree, target) = (place.path("large"), place.path("target"));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    // Enough files that the build cannot be over before the signal is there: it is sent when the image is begun.
+    for number in 0..20_000 {
+        std::fs::write(tree.join(number.to_string()), "x").unwrap();
+    }
+    let image = target.join("image.xip");
+    let mut build = place.xip(["build", tree.to_str().unwrap(), image.to_str().unwrap()]);
+    let mut child = build.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It has caught signals when it has begun to look at the tree.
+    let catches = |status: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
+        mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 << 1 != 0)
+    };
+    let status = format!("/proc/{}/status", child.id());
+    while !std::fs::read_to_string(&status).is_ok_and(|status| catches(&status)) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+}
