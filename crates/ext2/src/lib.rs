@@ -13,7 +13,8 @@
 //! | `inode` | what a file is: kind, owners, times |
 //! | `blockmap` | which block is which page of a file: read, allocate, free |
 //! | `file` | a file for the operations of `xip-core`, in place or cached |
-//! | `dir`, `xattr` | names, extended attributes |
+//! | `dir`, `xattr` | names, extended attributes: what the bytes mean |
+//! | `attributes` | extended attributes of a file |
 //! | `namei` | look up, create, link |
 //!
 //! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7; every function that writes says which
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod attributes;
 mod blockmap;
 mod dir;
 mod error;

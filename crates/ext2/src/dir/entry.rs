@@ -64,27 +64,44 @@ impl<'a> Block<'a> {
         Error::Corrupt { what, inode: self.directory, at: start + at as u64 }
     }
 
+    /// The entry at `at`, which is inside the block. Every lookup comes through here for every entry on its way, so
+    /// what is wrong is only told apart when something is.
+    #[inline(always)]
     fn entry(&self, at: usize) -> Result<Entry<'a>, Error> {
+        let rest = &self.bytes[at..];
+        let Some((head, names)) = rest.split_first_chunk::<HEAD>() else { return Err(self.what_is_wrong(at)) };
+        let inode = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        let len = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let name_len = usize::from(head[6]);
+        let good = len.is_multiple_of(4)
+            && len >= needed(name_len.max(1))
+            && len <= rest.len()
+            && inode <= self.max_inode
+            && (inode == 0 || name_len > 0);
+        match names.get(..name_len) {
+            Some(name) if good => Ok(Entry { at, len, inode, kind: head[7], name }),
+            _ => Err(self.what_is_wrong(at)),
+        }
+    }
+
+    #[cold]
+    fn what_is_wrong(&self, at: usize) -> Error {
         if self.bytes.len() - at < ENTRY_MIN {
-            return Err(self.corrupt("no room for a directory entry where one must be", at));
+            return self.corrupt("no room for a directory entry where one must be", at);
         }
         let inode = u32::from_le_bytes(bytes_at(self.bytes, at));
         let len = usize::from(u16::from_le_bytes(bytes_at(self.bytes, at + 4)));
         let name_len = usize::from(self.bytes[at + 6]);
-        if !len.is_multiple_of(4) || len < ENTRY_MIN || len < needed(name_len) {
-            return Err(self.corrupt("the length of a directory entry", at));
-        }
-        if len > self.bytes.len() - at {
-            return Err(self.corrupt("a directory entry crosses the end of its block", at));
-        }
-        if inode > self.max_inode {
-            return Err(self.corrupt("a directory entry leads to an inode that does not exist", at));
-        }
-        if inode != 0 && name_len == 0 {
-            return Err(self.corrupt("a directory entry has no name", at));
-        }
-        let name = &self.bytes[at + HEAD..at + HEAD + name_len];
-        Ok(Entry { at, len, inode, kind: self.bytes[at + 7], name })
+        let what = if !len.is_multiple_of(4) || len < needed(name_len.max(1)) {
+            "the length of a directory entry"
+        } else if len > self.bytes.len() - at {
+            "a directory entry crosses the end of its block"
+        } else if inode > self.max_inode {
+            "a directory entry leads to an inode that does not exist"
+        } else {
+            "a directory entry has no name"
+        };
+        self.corrupt(what, at)
     }
 
     /// That a name could be looked up: no slash, no zero byte.
@@ -107,7 +124,7 @@ pub(crate) struct Entries<'a> {
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, Error>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.block.bytes.len() {
             return None;

@@ -22,7 +22,9 @@ pub(super) fn find_in(block: Block<'_>, name: &[u8]) -> Result<Option<Found>, Er
     let mut before = None;
     for entry in block.entries() {
         let entry = entry?;
-        if entry.name == name && entry.inode != 0 {
+        // The last byte first: names in one directory often differ only there.
+        if entry.name.len() == name.len() && entry.name.last() == name.last() && entry.name == name && entry.inode != 0
+        {
             block.check_name(&entry)?;
             let (at, len, inode, kind) = (entry.at, entry.len, entry.inode, entry.kind);
             return Ok(Some(Found { block: block.number, at, len, before, inode, kind }));

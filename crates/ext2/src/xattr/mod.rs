@@ -114,15 +114,10 @@ pub(crate) struct Changed {
 pub(crate) enum BlockChange {
     /// It stays as it is.
     Same,
-    /// It has to be stored; a new one if there was none, or if the old one has more owners ([`owners`]).
+    /// It has to be stored; a new one if there was none, or if the old one has more owners.
     Store,
     /// Nothing is in it any more.
     Free,
-}
-
-/// How many files share a block of attributes.
-pub(crate) fn owners(block: &[u8]) -> u32 {
-    block.get(4..8).map_or(0, |bytes| u32::from_le_bytes(crate::raw::bytes_at(bytes, 0)))
 }
 
 /// Gives an attribute a value, or takes it away (`None`). `in_inode` is what comes after the inode's extra fields and

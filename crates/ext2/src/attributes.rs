@@ -1,0 +1,145 @@
+//! Extended attributes of a file: from storage and to it. What the bytes mean is known to `xattr`.
+//!
+//! Order of stores (contract 7): a changed block of attributes is a new block, whole and durable before the inode names
+//! it; the old one is given back after. An attribute that moves between inode and block is in the place that gains
+//! it before it leaves the other.
+
+use crate::error::Error;
+use crate::inode::{InodeNo, SetAttributes};
+use crate::raw::RawInode;
+use crate::volume::Volume;
+use crate::xattr::{self, BlockChange, Storage};
+use xip_core::{Device, Env, LockId};
+
+/// Where the number of files that share a block of attributes stands in it.
+const OWNERS: u64 = 4;
+
+impl<D: Device, E: Env> Volume<D, E> {
+    /// Copies the value of the attribute `name` (such as `user.origin`) into `to`; its length. With an empty `to` only
+    /// the length. `None` if the file has no such attribute. POSIX ACLs are `system.posix_acl_access` and
+    /// `system.posix_acl_default`, as the kernel hands them out.
+    ///
+    /// # Errors
+    /// [`Error::ValueTooLarge`] when `to` is too short; [`Error::Corrupt`].
+    pub fn xattr(&self, number: InodeNo, name: &[u8], to: &mut [u8]) -> Result<Option<usize>, Error> {
+        self.with_attributes(number, |storage| xattr::get(storage, name, to))
+    }
+
+    /// Calls `each` with the name of every attribute of a file, and the length of its value.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn xattrs(&self, number: InodeNo, each: &mut dyn FnMut(&[u8], usize)) -> Result<(), Error> {
+        self.with_attributes(number, |storage| xattr::for_each(storage, each))
+    }
+
+    /// Gives an attribute a value, or takes it away (`None`).
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`] when there is none to take away; [`Error::NoSpace`] when all of them together do not fit
+    /// the inode and one block, [`Error::ValueTooLarge`] when this one alone does not; [`Error::Unsupported`] for a
+    /// prefix that the format has no number for; [`Error::ReadOnly`].
+    pub fn set_xattr(&self, number: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
+        self.check_writable()?;
+        let _guard = self.env.exclusive(LockId::Inode(number.0));
+        self.inode(number)?;
+        let mut raw = self.raw_inode(number)?;
+        let (mut area, mut block) = ([0; 4096], [0; 4096]);
+        let (area_at, area_len) = self.read_area(number, &raw, &mut area)?;
+        let old = self.read_block(number, &raw, &mut block)?;
+        let (area, block) = (&mut area[..area_len], &mut block[..self.geometry.block_size as usize]);
+        let changed = xattr::set(area, block, old.is_some(), number.0, name, value)?;
+
+        let store_area = |area: &[u8]| -> Result<(), Error> {
+            if changed.in_inode {
+                self.device.write(area_at, area)?;
+                self.device.flush(area_at, area.len() as u64)?;
+                self.device.fence()?;
+            }
+            Ok(())
+        };
+        if !changed.block_first {
+            store_area(area)?;
+        }
+        let mut new = None;
+        if changed.block == BlockChange::Store {
+            let goal = self.geometry.group_data((number.0 - 1) / self.geometry.inodes_per_group).start;
+            let reserved = self.reserve(goal, 1)?;
+            let at = self.geometry.byte(reserved.first);
+            self.device.write(at, block)?;
+            self.device.flush(at, block.len() as u64)?;
+            self.device.fence()?;
+            new = Some(reserved);
+        }
+        if changed.block != BlockChange::Same {
+            let unit = self.geometry.block_size / 512;
+            let others = raw.blocks512().saturating_sub(if old.is_some() { unit } else { 0 });
+            raw.set_blocks512(others + if new.is_some() { unit } else { 0 });
+            raw.set_attribute_block(new.as_ref().map_or(0, |new| new.first));
+        }
+        SetAttributes::default().apply(&mut raw, self.env.now());
+        // This publishes.
+        self.write_raw_inode(number, &raw)?;
+        if let Some(new) = new {
+            new.commit();
+        }
+        self.device.fence()?;
+        if changed.block_first {
+            store_area(area)?;
+        }
+        match old {
+            Some(old) if changed.block != BlockChange::Same => self.leave_block(old),
+            _ => Ok(()),
+        }
+    }
+
+    fn with_attributes<T>(
+        &self,
+        number: InodeNo,
+        what: impl FnOnce(&Storage<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _guard = self.env.shared(LockId::Inode(number.0));
+        self.inode(number)?;
+        let raw = self.raw_inode(number)?;
+        let (mut area, mut block) = ([0; 4096], [0; 4096]);
+        let (_, area_len) = self.read_area(number, &raw, &mut area)?;
+        let has_block = self.read_block(number, &raw, &mut block)?.is_some();
+        let block = has_block.then_some(&block[..self.geometry.block_size as usize]);
+        what(&Storage { in_inode: &area[..area_len], block, inode: number.0 })
+    }
+
+    /// Reads what the inode holds of attributes: where it stands, and how long it is.
+    fn read_area(&self, number: InodeNo, raw: &RawInode, to: &mut [u8; 4096]) -> Result<(u64, usize), Error> {
+        let (at, len) = self.attribute_area(number, raw)?;
+        self.device.read(at, &mut to[..len])?;
+        Ok((at, len))
+    }
+
+    /// Reads the block of attributes, if there is one: its number.
+    fn read_block(&self, number: InodeNo, raw: &RawInode, to: &mut [u8; 4096]) -> Result<Option<u32>, Error> {
+        let block = raw.attribute_block();
+        if block == 0 {
+            return Ok(None);
+        }
+        if !self.geometry.is_data(block) {
+            let what = "a block of attributes beyond the volume";
+            return Err(Error::Corrupt { what, inode: number.0, at: block.into() });
+        }
+        self.device.read(self.geometry.byte(block), &mut to[..self.geometry.block_size as usize])?;
+        Ok(Some(block))
+    }
+
+    /// One file fewer shares this block of attributes; the last one gives it back.
+    fn leave_block(&self, block: u32) -> Result<(), Error> {
+        let at = self.geometry.byte(block) + OWNERS;
+        let mut owners = [0; 4];
+        self.device.read(at, &mut owners)?;
+        match u32::from_le_bytes(owners) {
+            0 | 1 => self.free_blocks(block, 1),
+            more => {
+                self.device.write(at, &(more - 1).to_le_bytes())?;
+                Ok(self.device.flush(at, 4)?)
+            }
+        }
+    }
+}
