@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
-use common::Place;
+use common::{Place, Ran};
 
 /// What a directory holds, by name.
 fn names(directory: &Path) -> Vec<String> {
@@ -95,4 +97,32 @@ fn loading_twice_is_the_same_segment_and_another_image_under_its_name_is_refused
     place.run(["load", other.to_str().unwrap(), "--name", "one"]).fails(1).says("one");
     place.run(["rm", "one"]).succeeds();
     assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
+}
+
+#[test]
+fn what_may_not_be_read_or_written_is_refused_by_name() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can become another user to show this");
+        return;
+    }
+    let place = Place::new();
+    let image = place.image();
+    let (home, secret) = (place.path("home"), place.path("home/secret"));
+    fs::create_dir_all(&secret).unwrap();
+    fs::rename(&image, secret.join("image.xip")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_xip"), home.join("xip")).unwrap();
+    for (path, mode) in [(place.path(""), 0o755), (home.clone(), 0o755), (secret.clone(), 0o700)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(home.join("xip"));
+        Ran::from(command.args(arguments).env("XIP_DIR", home.join("segments")).output().unwrap())
+    };
+    let image = secret.join("image.xip");
+    let (image, tree) = (image.to_str().unwrap(), secret.to_str().unwrap());
+    as_nobody(&["info", image]).fails(1).says(image).says("ermission denied");
+    as_nobody(&["load", image]).fails(1).says("ermission denied");
+    as_nobody(&["build", tree, "/tmp/never.xip"]).fails(1).says(tree).says("ermission denied");
+    as_nobody(&["build", "/etc/default", home.join("image.xip").to_str().unwrap()]).fails(1).says("ermission denied");
 }

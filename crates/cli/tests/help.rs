@@ -86,8 +86,32 @@ fn a_reader_that_goes_away_is_no_error_message() {
 }
 
 #[test]
-fn no_colours_where_there_is_no_terminal() {
+fn a_full_disk_is_an_error() {
     let place = Place::new();
-    let ran = place.run(["info", "/nonexistent.xip"]);
-    assert!(!ran.err.contains('\u{1b}'), "{:?}", ran.err);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = place.xip(["completion", "bash"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    common::Ran::from(output).fails(1).says("standard output");
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let place = Place::new();
+    assert!(!place.run(["ls"]).succeeds().out.contains('\u{1b}'), "not a terminal");
+    assert!(!place.run(["info", "/nonexistent.xip"]).fails(1).err.contains('\u{1b}'), "not a terminal");
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("skipped: `script` is not on this machine, so there is no terminal to print to");
+        return;
+    }
+    let on_terminal = |variable: &str| {
+        let xip = place.xip(["ls"]);
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command"]).arg(format!("{} ls", xip.get_program().display()));
+        script.arg("/dev/null").env("TERM", "xterm").env_remove("NO_COLOR").envs(variable.split_once('='));
+        script.env("XIP_DIR", place.path("segments")).stdin(Stdio::null());
+        String::from_utf8(script.output().unwrap().stdout).unwrap()
+    };
+    assert!(on_terminal("").contains('\u{1b}'));
+    for unwanted in ["NO_COLOR=1", "TERM=dumb"] {
+        assert!(!on_terminal(unwanted).contains('\u{1b}'), "{unwanted}");
+    }
 }
