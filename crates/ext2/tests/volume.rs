@@ -209,7 +209,7 @@ fn a_directory_of_a_hundred_thousand_entries_is_clean_and_every_name_is_found() 
     // A file can have 65,000 names.
     let other = volume.create(InodeNo::ROOT, b"other", &new(NewKind::Fifo)).unwrap();
     let name = |n: u32| format!("name-{n}-of-many").into_bytes();
-    let target = |n: u32| if n % 2 == 0 { file } else { other };
+    let target = |n: u32| if n.is_multiple_of(2) { file } else { other };
     for n in 0..100_000 {
         volume.link(dir, &name(n), target(n)).unwrap();
     }
