@@ -16,9 +16,15 @@
 //! # }
 //! ```
 
+mod channel;
 mod error;
+mod namespace;
 mod options;
+mod place;
+mod prerequisites;
 mod report;
+mod seccomp;
+mod tracer;
 
 pub use error::Error;
 pub use options::{Bind, Options, Root};
@@ -44,6 +50,10 @@ pub fn prerequisites(page_cache: bool) -> Vec<Error> {
 /// # Errors
 /// The program was not started: see [`Error`].
 pub fn run(volume: &Volume, segment: impl AsFd, options: &Options) -> Result<Outcome, Error> {
-    let _ = (volume, segment.as_fd(), options);
-    Err(Error::Unsupported { needs: "a runner" })
+    let segment = segment.as_fd();
+    // A thread of its own: it waits for all its children, and it may have no others.
+    std::thread::scope(|scope| match scope.spawn(|| tracer::run(volume, segment, options)).join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }

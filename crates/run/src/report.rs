@@ -101,26 +101,16 @@ impl std::fmt::Display for Reason {
 }
 
 impl Report {
-    pub(crate) fn in_place(&mut self, path: &str, bytes: u64, mappings: u64) {
-        self.bytes_in_place += bytes;
-        self.mappings_in_place += mappings;
-        let file = self.file(path);
-        file.bytes_in_place += bytes;
-        file.mappings_in_place += mappings;
-    }
-
-    pub(crate) fn not_in_place(&mut self, path: &str, reason: Reason, bytes: u64) {
-        if bytes == 0 {
-            return;
+    /// Adds a file. Files with the same path, such as one and its replacement, are added up.
+    pub(crate) fn add(&mut self, path: String, counted: FileReport) {
+        self.bytes_in_place += counted.bytes_in_place;
+        self.mappings_in_place += counted.mappings_in_place;
+        self.bytes_not_in_place += counted.not_in_place.values().sum::<u64>();
+        let file = self.files.entry(path).or_default();
+        file.bytes_in_place += counted.bytes_in_place;
+        file.mappings_in_place += counted.mappings_in_place;
+        for (reason, bytes) in counted.not_in_place {
+            *file.not_in_place.entry(reason).or_default() += bytes;
         }
-        self.bytes_not_in_place += bytes;
-        *self.file(path).not_in_place.entry(reason).or_default() += bytes;
-    }
-
-    fn file(&mut self, path: &str) -> &mut FileReport {
-        if !self.files.contains_key(path) {
-            self.files.insert(path.to_owned(), FileReport::default());
-        }
-        self.files.entry(path.to_owned()).or_default()
     }
 }

@@ -1,0 +1,312 @@
+//! The filter that decides, in the kernel, which few system calls of a traced program stop for the runner. All others
+//! run at full speed, and the kernel remembers that: for numbers that are judged without a look at their arguments it
+//! does not even run the filter.
+
+use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MISC, BPF_RET};
+use libc::{BPF_TAX, BPF_W, BPF_X, sock_filter};
+
+const ARCH_X86_64: u32 = 0xc000_003e;
+const ARCH_I386: u32 = 0x4000_0003;
+/// The bit that tells system calls of x32 from those of x86-64.
+const X32: u32 = 0x4000_0000;
+
+/// A system call number that does not exist: with the cookie it asks the runner for the segment's descriptor.
+pub(crate) const MAGIC: u32 = 0x2008_0524;
+
+/// Why a call stopped: what the kernel hands to the tracer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub(crate) enum Stop {
+    /// A call that the runner had the thread make.
+    Injected = 1,
+    /// `mmap` of a file.
+    Mmap,
+    /// `mmap` of a file by the 32-bit interface.
+    Mmap32,
+    /// `mremap` to a larger size.
+    Grow,
+    /// The same by the 32-bit interface.
+    Grow32,
+    /// `remap_file_pages`, which could show other pages of what is mapped.
+    Remap,
+    /// `ptrace`.
+    Ptrace,
+    /// `pidfd_getfd`, which could take a descriptor from a thread that is stopped by the runner.
+    TakeFd,
+}
+
+impl Stop {
+    pub(crate) fn from_data(data: u64) -> Option<Self> {
+        use Stop::*;
+        let all = [Injected, Mmap, Mmap32, Grow, Grow32, Remap, Ptrace, TakeFd];
+        all.into_iter().find(|&stop| stop as u64 == data)
+    }
+}
+
+/// A place in the filter that jumps lead to; always forward.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// The next instruction.
+    Next,
+    Native,
+    Ours,
+    OtherNumber,
+    Mmap,
+    Mmap32,
+    Mmap32Old,
+    Grow,
+    GrowLow,
+    Grow32,
+    Remap,
+    Ptrace,
+    TakeFd,
+    Injected,
+    Magic,
+    Allow,
+}
+
+#[derive(Default)]
+struct Filter {
+    code: Vec<(sock_filter, To, To)>,
+    labels: Vec<(To, usize)>,
+}
+
+impl Filter {
+    fn put(&mut self, code: u32, k: u32, yes: To, no: To) {
+        // Operation codes have 16 bits.
+        let code = u16::try_from(code).unwrap_or(0);
+        self.code.push((sock_filter { code, jt: 0, jf: 0, k }, yes, no));
+    }
+
+    fn label(&mut self, to: To) {
+        self.labels.push((to, self.code.len()));
+    }
+
+    /// Loads a word of the kernel's `seccomp_data`.
+    fn load(&mut self, offset: u32) {
+        self.put(BPF_LD | BPF_W | BPF_ABS, offset, To::Next, To::Next);
+    }
+
+    fn when(&mut self, compare: u32, value: u32, yes: To, no: To) {
+        self.put(BPF_JMP | compare | BPF_K, value, yes, no);
+    }
+
+    fn ret(&mut self, action: u32) {
+        self.put(BPF_RET | BPF_K, action, To::Next, To::Next);
+    }
+
+    fn trace(&mut self, label: To, stop: Stop) {
+        self.label(label);
+        self.ret(libc::SECCOMP_RET_TRACE | stop as u32);
+    }
+
+    fn finish(self) -> Vec<sock_filter> {
+        let place = |from: usize, to: To| {
+            let at = self.labels.iter().find(|(label, _)| *label == to).map_or(from + 1, |&(_, at)| at);
+            // Some 50 instructions, and all jumps forward.
+            u8::try_from(at - from - 1).unwrap_or(0)
+        };
+        let jump = |(from, (insn, yes, no)): (usize, &(sock_filter, To, To))| sock_filter {
+            jt: place(from, *yes),
+            jf: place(from, *no),
+            ..*insn
+        };
+        self.code.iter().enumerate().map(jump).collect()
+    }
+}
+
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const fn low(argument: u32) -> u32 {
+    16 + 8 * argument
+}
+const fn high(argument: u32) -> u32 {
+    low(argument) + 4
+}
+
+/// The filter. Calls that the runner has a thread make carry `cookie` in the upper half of their fifth argument, where
+/// no call that is used so looks at it. It is no secret: who uses it gains nothing.
+pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
+    let mut f = Filter::default();
+    f.load(ARCH);
+    f.when(BPF_JEQ, ARCH_X86_64, To::Native, To::Next);
+    f.when(BPF_JEQ, ARCH_I386, To::Next, To::Allow);
+    f.load(NUMBER);
+    f.when(BPF_JEQ, 192, To::Mmap32, To::Next);
+    f.when(BPF_JEQ, 90, To::Mmap32Old, To::Next);
+    f.when(BPF_JEQ, 163, To::Grow32, To::Next);
+    f.when(BPF_JEQ, 257, To::Remap, To::Next);
+    f.when(BPF_JEQ, 26, To::Ptrace, To::Next);
+    f.when(BPF_JEQ, 438, To::TakeFd, To::Allow);
+
+    f.label(To::Native);
+    f.load(NUMBER);
+    let calls = |f: &mut Filter| {
+        f.when(BPF_JEQ, 9, To::Mmap, To::Next);
+        f.when(BPF_JEQ, 25, To::Grow, To::Next);
+        f.when(BPF_JEQ, 216, To::Remap, To::Next);
+        f.when(BPF_JEQ, 101, To::Ptrace, To::Next);
+        f.when(BPF_JEQ, 521, To::Ptrace, To::Next); // x32's own number
+        f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
+    };
+    calls(&mut f);
+    // An injected call is followed by one whose number is the result of the first: 0, an address, MAGIC, an error.
+    f.when(BPF_JEQ, 0, To::Ours, To::Next);
+    f.when(BPF_JGE, 1024, To::Next, To::Allow);
+    f.label(To::Ours);
+    f.load(high(4));
+    f.when(BPF_JEQ, cookie, To::Next, To::OtherNumber);
+    f.load(NUMBER);
+    f.when(BPF_JEQ, MAGIC, To::Magic, To::Injected);
+    f.label(To::OtherNumber);
+    f.load(NUMBER);
+    f.put(BPF_ALU | BPF_AND | BPF_K, !X32, To::Next, To::Next);
+    calls(&mut f);
+    f.when(BPF_JEQ, 0, To::Allow, To::Allow);
+
+    f.label(To::Mmap32);
+    f.load(low(3));
+    f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
+    f.label(To::Mmap32Old);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap32 as u32);
+    f.label(To::Grow32);
+    f.load(low(1));
+    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
+    f.load(low(2));
+    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow32 as u32);
+
+    // In-line stop: the one that happens.
+    f.label(To::Mmap);
+    f.load(low(3));
+    f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap as u32);
+    f.label(To::Grow);
+    f.load(high(1));
+    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
+    f.load(high(2));
+    f.put(BPF_JMP | BPF_JEQ | BPF_X, 0, To::GrowLow, To::Next);
+    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow as u32);
+    f.label(To::GrowLow);
+    f.load(low(1));
+    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
+    f.load(low(2));
+    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow as u32);
+    f.trace(To::Remap, Stop::Remap);
+    f.trace(To::Ptrace, Stop::Ptrace);
+    f.trace(To::TakeFd, Stop::TakeFd);
+    f.trace(To::Injected, Stop::Injected);
+    f.label(To::Magic);
+    f.ret(libc::SECCOMP_RET_USER_NOTIF);
+    f.label(To::Allow);
+    f.ret(libc::SECCOMP_RET_ALLOW);
+    f.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COOKIE: u32 = 0x1234_5678;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    /// What the filter says: the kernel's machine, as far as the filter uses it.
+    fn judge(arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let filter = filter(COOKIE);
+        let word = |offset: u32| match offset {
+            NUMBER => number,
+            ARCH => arch,
+            _ => {
+                let argument = arguments[(offset as usize - 16) / 8];
+                if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        };
+        let (mut a, mut x, mut pc) = (0, 0, 0);
+        loop {
+            let insn = filter[pc];
+            pc += 1;
+            let code = u32::from(insn.code);
+            let other = if code & BPF_X != 0 { x } else { insn.k };
+            let holds = match code & 0xf7 {
+                c if c == BPF_LD | BPF_W | BPF_ABS => {
+                    a = word(insn.k);
+                    continue;
+                }
+                c if c == BPF_ALU | BPF_AND => {
+                    a &= insn.k;
+                    continue;
+                }
+                c if c == BPF_MISC | BPF_TAX => {
+                    x = a;
+                    continue;
+                }
+                c if c == BPF_RET => return insn.k,
+                c if c == BPF_JMP | BPF_JEQ => a == other,
+                c if c == BPF_JMP | BPF_JGE => a >= other,
+                c if c == BPF_JMP | BPF_JGT => a > other,
+                c if c == BPF_JMP | BPF_JSET => a & other != 0,
+                c => panic!("unknown instruction {c:#x}"),
+            };
+            pc += usize::from(if holds { insn.jt } else { insn.jf });
+        }
+    }
+
+    fn native(number: u32, arguments: [u64; 6]) -> u32 {
+        judge(ARCH_X86_64, number, arguments)
+    }
+
+    fn stop(stop: Stop) -> u32 {
+        libc::SECCOMP_RET_TRACE | stop as u32
+    }
+
+    #[test]
+    fn only_mappings_of_files_stop() {
+        assert_eq!(native(9, [0, 4096, 1, 2, 3, 0]), stop(Stop::Mmap));
+        assert_eq!(native(9, [0, 4096, 3, 0x22, u64::MAX, 0]), ALLOW);
+        assert_eq!(native(9 | X32, [0, 4096, 1, 2, 3, 0]), stop(Stop::Mmap));
+        assert_eq!(judge(ARCH_I386, 192, [0, 4096, 1, 2, 3, 0]), stop(Stop::Mmap32));
+        assert_eq!(judge(ARCH_I386, 192, [0, 4096, 1, 0x22, 3, 0]), ALLOW);
+        assert_eq!(judge(ARCH_I386, 9, [0; 6]), ALLOW);
+        for number in [0, 1, 3, 59, 202, 257, 1024, 0x4000_0000, u32::MAX] {
+            assert_eq!(native(number, [3; 6]), ALLOW, "{number}");
+        }
+    }
+
+    #[test]
+    fn mremap_stops_when_it_grows() {
+        for (old, new, grows) in [
+            (4096, 8192, true),
+            (8192, 4096, false),
+            (4096, 4096, false),
+            (0, 4096, true),
+            (0xffff_f000, 0x1_0000_0000, true),
+            (0x1_0000_0000, 0xffff_f000, false),
+            (0x1_0000_1000, 0x1_0000_2000, true),
+            (0x1_0000_2000, 0x1_0000_1000, false),
+        ] {
+            let expected = if grows { stop(Stop::Grow) } else { ALLOW };
+            assert_eq!(native(25, [4096, old, new, 0, 0, 0]), expected, "{old:#x} {new:#x}");
+        }
+        assert_eq!(judge(ARCH_I386, 163, [4096, 4096, 8192, 0, 0, 0]), stop(Stop::Grow32));
+    }
+
+    #[test]
+    fn injected_calls_are_known_by_their_cookie_whatever_their_number() {
+        let ours = [0, 0, 0, 0, u64::from(COOKIE) << 32 | 5, 0];
+        assert_eq!(native(MAGIC, ours), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(native(MAGIC, [0; 6]), ALLOW);
+        for number in [0, 0x7f00_1000, 0xffff_f000, (-12i32).cast_unsigned(), u32::MAX, 0x4000_1000] {
+            assert_eq!(native(number, ours), stop(Stop::Injected), "{number:#x}");
+        }
+    }
+
+    #[test]
+    fn what_could_show_more_of_the_segment_stops() {
+        assert_eq!(native(216, [0; 6]), stop(Stop::Remap));
+        assert_eq!(judge(ARCH_I386, 257, [0; 6]), stop(Stop::Remap));
+        assert_eq!(native(438, [0; 6]), stop(Stop::TakeFd));
+        assert_eq!(native(101, [0; 6]), stop(Stop::Ptrace));
+    }
+}

@@ -1,0 +1,235 @@
+//! System calls that a stopped thread makes for the runner.
+//!
+//! A thread that stands before a system call, in a seccomp stop, is given another call to make, and the address of
+//! a `syscall` instruction to come back to; its fifth argument carries the cookie. So it makes the call, comes
+//! back, makes a call whose number is the result of the first, and stands in a seccomp stop again, where the result is
+//! read and the next call given. One stop for each call, no signals, and at the end everything is as it was.
+//!
+//! The segment's descriptor comes by such a call too, [`MAGIC`], which the filter turns into a notification; the
+//! runner's answer puts the descriptor into the thread's table. It is closed before the thread goes on. Where other
+//! threads share the table they could use it in between, so there a helper thread with a table of its own makes the calls.
+
+use super::Tracer;
+use super::sys::{self, EVENT_STOP, Gone, Registers, Result, Status};
+use crate::seccomp::{MAGIC, Stop};
+use libc::pid_t;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
+
+/// A thread that makes calls for us.
+pub(super) struct Injection<'t, 'a> {
+    pub(super) tracer: &'t mut Tracer<'a>,
+    /// Who makes the calls.
+    thread: pid_t,
+    /// The program's thread, if that is another one.
+    caller: Option<pid_t>,
+    saved: Registers,
+    blocked: u64,
+    /// Address of a `syscall` instruction.
+    instruction: u64,
+    /// The thread was seen in a group-stop, to which it must return.
+    stopped: bool,
+}
+
+/// `syscall` has two bytes; a thread before a system call stands behind it.
+const INSTRUCTION_BYTES: u64 = 2;
+
+impl<'t, 'a> Injection<'t, 'a> {
+    /// On a thread in a seccomp stop.
+    pub(super) fn at_call(tracer: &'t mut Tracer<'a>, thread: pid_t, saved: Registers) -> Result<Self> {
+        let blocked = sys::blocked_signals(thread)?;
+        sys::block_signals(thread, !0)?;
+        let instruction = saved.rip.wrapping_sub(INSTRUCTION_BYTES);
+        Ok(Self { tracer, thread, caller: None, saved, blocked, instruction, stopped: false })
+    }
+
+    /// On a thread that is about to enter a new program.
+    pub(super) fn at_exec(
+        tracer: &'t mut Tracer<'a>,
+        thread: pid_t,
+        saved: Registers,
+        instruction: u64,
+    ) -> Result<Self> {
+        let blocked = sys::blocked_signals(thread)?;
+        sys::block_signals(thread, !0)?;
+        let mut this = Self { tracer, thread, caller: None, saved, blocked, instruction, stopped: false };
+        sys::set_registers(thread, &Registers { rip: instruction, r8: this.cookie(), ..saved })?;
+        sys::resume(thread, 0)?;
+        this.wait_injected()?;
+        Ok(this)
+    }
+
+    /// As [`Injection::at_call`], by a helper with a table of descriptors of its own. `None` when no helper can be had:
+    /// then the thread has gone on with its own call.
+    pub(super) fn by_helper(tracer: &'t mut Tracer<'a>, caller: pid_t, saved: Registers) -> Result<Option<Self>> {
+        const FLAGS: i32 =
+            libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_FS | libc::CLONE_SYSVSEM;
+        let mut this = Self::at_call(tracer, caller, saved)?;
+        this.set_call(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0])?;
+        sys::resume(caller, 0)?;
+        let helper = loop {
+            match this.next_stop()? {
+                Status::Event(libc::PTRACE_EVENT_CLONE, _) => {
+                    break pid_t::try_from(sys::event_message(caller)?).map_err(|_| Gone)?;
+                }
+                // It came back: there is no helper.
+                Status::Event(libc::PTRACE_EVENT_SECCOMP, _) => {
+                    sys::set_registers(caller, &saved)?;
+                    this.release(caller)?;
+                    return Ok(None);
+                }
+                other => return this.unexpected(other),
+            }
+        };
+        // The caller waits at the end of its call.
+        sys::resume_to_syscall(caller)?;
+        loop {
+            match this.next_stop_by(sys::resume_to_syscall)? {
+                Status::Syscall => break,
+                other => return this.unexpected(other),
+            }
+        }
+        this.caller = Some(caller);
+        this.thread = helper;
+        this.wait_injected()?;
+        Ok(Some(this))
+    }
+
+    fn cookie(&self) -> u64 {
+        u64::from(self.tracer.cookie) << 32
+    }
+
+    fn set_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<()> {
+        let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+        let r8 = self.cookie() | r8 & 0xffff_ffff;
+        let (orig_rax, rip) = (number.cast_unsigned(), self.instruction);
+        sys::set_registers(self.thread, &Registers { orig_rax, rip, rdi, rsi, rdx, r10, r8, r9, ..self.saved })
+    }
+
+    /// Makes a system call; its result, negative for an error. Of the fifth argument only the lower half is used.
+    pub(super) fn call(&mut self, number: i64, arguments: [u64; 6]) -> Result<i64> {
+        self.set_call(number, arguments)?;
+        sys::resume(self.thread, 0)?;
+        self.wait_injected()?;
+        Ok(sys::registers(self.thread)?.orig_rax.cast_signed())
+    }
+
+    /// Gives the thread the segment's descriptor; its number, or a negative error.
+    pub(super) fn segment(&mut self) -> Result<i64> {
+        self.set_call(MAGIC.into(), [0; 6])?;
+        sys::resume(self.thread, 0)?;
+        let fd = self.answer_notification()?;
+        self.wait_injected()?;
+        Ok(fd)
+    }
+
+    /// Everything as it was, but for the result of the program's call; the program goes on.
+    pub(super) fn finish(mut self, result: Option<i64>) -> Result<()> {
+        let rax = result.map_or(self.saved.rax, i64::cast_unsigned);
+        let program = self.caller.unwrap_or(self.thread);
+        if self.caller.is_some() {
+            self.set_call(libc::SYS_exit, [0; 6])?;
+            sys::resume(self.thread, 0)?;
+            while !matches!(sys::wait(self.thread, true), Ok(Some((_, Status::Exited(_) | Status::Killed(_)))) | Err(_)) {
+                // It may be told to stop on its way out.
+                let _ = sys::resume(self.thread, 0);
+            }
+        }
+        // No call is in progress any more: it is not made, and not restarted.
+        sys::set_registers(program, &Registers { orig_rax: u64::MAX, rax, ..self.saved })?;
+        self.release(program)
+    }
+
+    /// The thread goes on with its own call, unchanged.
+    pub(super) fn abandon(self) -> Result<()> {
+        let program = self.thread;
+        sys::set_registers(program, &self.saved)?;
+        self.release(program)
+    }
+
+    fn release(&self, program: pid_t) -> Result<()> {
+        sys::block_signals(program, self.blocked)?;
+        if self.stopped {
+            sys::interrupt(program)?;
+        }
+        sys::resume(program, 0)
+    }
+
+    /// Waits until the thread stands before its next call.
+    fn wait_injected(&mut self) -> Result<()> {
+        match self.next_stop()? {
+            Status::Event(libc::PTRACE_EVENT_SECCOMP, _)
+                if Stop::from_data(sys::event_message(self.thread)?) == Some(Stop::Injected) =>
+            {
+                Ok(())
+            }
+            other => self.unexpected(other),
+        }
+    }
+
+    fn next_stop(&mut self) -> Result<Status> {
+        self.next_stop_by(|thread| sys::resume(thread, 0))
+    }
+
+    /// The thread's next stop that is not about signals; after those it goes on by `resume`.
+    fn next_stop_by(&mut self, resume: fn(pid_t) -> Result<()>) -> Result<Status> {
+        loop {
+            let Some((_, status)) = sys::wait(self.thread, true)? else { return Err(Gone) };
+            match status {
+                Status::Event(EVENT_STOP, signal) => {
+                    // Also how a new thread begins, with SIGTRAP.
+                    self.stopped |= signal != libc::SIGTRAP;
+                    resume(self.thread)?;
+                }
+                // Only SIGSTOP cannot be blocked: delivered, it becomes a group-stop.
+                Status::Signal(signal) => sys::resume(self.thread, signal)?,
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// The thread died, or another one has executed a program in its place: the tracer's affair.
+    fn unexpected<T>(&mut self, status: Status) -> Result<T> {
+        self.tracer.queue.push_back((self.thread, status));
+        Err(Gone)
+    }
+
+    /// Waits for the thread's notification and answers it with the segment.
+    fn answer_notification(&mut self) -> Result<i64> {
+        loop {
+            let listener = self.tracer.listener.as_fd();
+            let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            let ready = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)).unwrap_or(0);
+            if ready == 0 {
+                // Nothing: look whether the thread is still there.
+                match sys::wait(self.thread, false)? {
+                    None => continue,
+                    Some((_, Status::Event(EVENT_STOP, signal))) => {
+                        self.stopped |= signal != libc::SIGTRAP;
+                        sys::resume(self.thread, 0)?;
+                        continue;
+                    }
+                    Some((_, Status::Signal(signal))) => {
+                        sys::resume(self.thread, signal)?;
+                        continue;
+                    }
+                    Some((_, other)) => return self.unexpected(other),
+                }
+            }
+            let Ok((id, thread)) = sys::receive_notification(listener) else { continue };
+            if thread != self.thread {
+                // A program that makes our call by itself.
+                let _ = sys::answer(listener, id, 0, libc::ENOSYS);
+                continue;
+            }
+            let fd = match sys::give_fd(listener, id, self.tracer.segment) {
+                Ok(fd) => i64::from(fd),
+                Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::EIO)),
+            };
+            // Whatever it returns stops again, unless it asks once more.
+            if sys::answer(listener, id, i64::from(MAGIC) + 1, 0).is_ok() {
+                return Ok(fd);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What a mapping of a file becomes: the program's own, with the segment over it.
+
+use super::Tracer;
+use super::files::Found;
+use super::inject::Injection;
+use super::maps::{self, Mapping};
+use super::sys::{self, Gone, Registers, Result};
+use crate::place::{Piece, Plan, Request};
+use crate::report::Reason;
+use libc::{SYS_close, SYS_mmap, pid_t};
+use xip::PAGE_BYTES;
+
+/// A mapping that a thread makes, and what the segment has of it.
+struct Target {
+    ino: u64,
+    address: u64,
+    prot: u64,
+    flags: u64,
+}
+
+const FIXED: u64 = flag(libc::MAP_FIXED);
+/// What a replacement keeps of the program's flags.
+const KEPT: u64 = flag(libc::MAP_LOCKED | libc::MAP_POPULATE | libc::MAP_NONBLOCK | libc::MAP_NORESERVE);
+
+const fn flag(flags: i32) -> u64 {
+    flags.cast_unsigned() as u64
+}
+
+impl<'a> Tracer<'a> {
+    /// A thread is about to map a file.
+    pub(super) fn mmap(&mut self, thread: pid_t) -> Result<()> {
+        let registers = sys::registers(thread)?;
+        // The kernel looks at the lower half only.
+        let fd = registers.r8 as i32;
+        let ino = match self.files.of_fd(thread, fd) {
+            Found::Other => return sys::resume(thread, 0),
+            Found::CopiedUp(ino) => {
+                self.files.count_left(ino, Reason::CopiedUp, registers.rsi);
+                return sys::resume(thread, 0);
+            }
+            Found::Ours(ino) => ino,
+        };
+        let (len, offset) = (registers.rsi, registers.r9);
+        if len == 0 || !offset.is_multiple_of(PAGE_BYTES) || len > i64::MAX.cast_unsigned() {
+            return sys::resume(thread, 0);
+        }
+        let pages = len.div_ceil(PAGE_BYTES);
+        let plan = self.files.plan(ino, Request { first: offset / PAGE_BYTES, pages, last_changed: false });
+        if plan.pieces.is_empty() {
+            self.count_left(ino, &plan);
+            return sys::resume(thread, 0);
+        }
+        if !self.files_shared(thread) {
+            let injection = Injection::at_call(self, thread, registers)?;
+            return own_then_segment(injection, &registers, ino, &plan);
+        }
+        match Injection::by_helper(self, thread, registers)? {
+            Some(injection) => own_then_segment(injection, &registers, ino, &plan),
+            None => {
+                self.files.count_left(ino, Reason::Refused, len);
+                Ok(())
+            }
+        }
+    }
+
+    /// A new program was mapped by the kernel: it and its interpreter.
+    pub(super) fn exec(&mut self, thread: pid_t) -> Result<()> {
+        let registers = sys::registers(thread)?;
+        let Ok(text) = std::fs::read(format!("/proc/{thread}/maps")) else { return sys::resume(thread, 0) };
+        let mut work = Vec::new();
+        let mut vdso = None;
+        for mapping in maps::parse(&text) {
+            if mapping.path == b"[vdso]" {
+                vdso = Some(mapping);
+            }
+            match self.files.of_mapping(mapping.device, mapping.ino, mapping.path) {
+                Found::Other => {}
+                Found::CopiedUp(ino) => self.files.count_left(ino, Reason::CopiedUp, mapping.end - mapping.start),
+                Found::Ours(ino) if is_32_bit(&registers) => {
+                    self.files.count_left(ino, Reason::Bits32, mapping.end - mapping.start);
+                }
+                Found::Ours(ino) => work.push((mapping, ino, self.files.plan(ino, request(&mapping)))),
+            }
+        }
+        if work.iter().all(|(_, _, plan)| plan.pieces.is_empty()) {
+            work.iter().for_each(|(_, ino, plan)| self.count_left(*ino, plan));
+            return sys::resume(thread, 0);
+        }
+        let Some(instruction) = vdso.and_then(|vdso| self.instruction(thread, &vdso)) else {
+            for (mapping, ino, _) in work {
+                self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
+            }
+            return sys::resume(thread, 0);
+        };
+        let mut injection = Injection::at_exec(self, thread, registers, instruction)?;
+        let fd = injection.segment()?;
+        for (mapping, ino, plan) in &work {
+            let prot = u64::from(mapping.prot.unsigned_abs());
+            let target = Target { ino: *ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) };
+            over(&mut injection, &target, plan, fd)?;
+        }
+        if fd >= 0 {
+            injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
+        }
+        injection.finish(None)
+    }
+
+    /// The address of a `syscall` instruction: the kernel's own page of code has one, at the same place in all
+    /// programs.
+    fn instruction(&mut self, thread: pid_t, vdso: &Mapping<'_>) -> Option<u64> {
+        const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        if let Some(offset) = self.instruction_at {
+            let mut bytes = [0; 2];
+            let address = vdso.start.checked_add(offset)?;
+            if sys::read_memory(thread, address, &mut bytes) == Ok(2) && bytes == SYSCALL {
+                return Some(address);
+            }
+        }
+        let mut code = vec![0; usize::try_from(vdso.end - vdso.start).ok()?.min(1 << 20)];
+        let count = sys::read_memory(thread, vdso.start, &mut code).ok()?;
+        let at = code[..count].windows(2).position(|bytes| bytes == SYSCALL)? as u64;
+        self.instruction_at = Some(at);
+        vdso.start.checked_add(at)
+    }
+
+    fn count_left(&mut self, ino: u64, plan: &Plan) {
+        for &(reason, bytes) in &plan.left {
+            self.files.count_left(ino, reason, bytes);
+        }
+    }
+
+    /// A thread is about to let a mapping grow. One of the segment would grow into the next file's pages: refused.
+    pub(super) fn grow(&mut self, thread: pid_t, by_32_bit: bool) -> Result<()> {
+        let registers = sys::registers(thread)?;
+        let (address, old, new) = if by_32_bit {
+            (registers.rbx & 0xffff_ffff, registers.rcx & 0xffff_ffff, registers.rdx & 0xffff_ffff)
+        } else {
+            (registers.rdi, registers.rsi, registers.rdx)
+        };
+        let (old, new) = (old.div_ceil(PAGE_BYTES), new.div_ceil(PAGE_BYTES));
+        if old == new && old > 0 {
+            return sys::resume(thread, 0);
+        }
+        let Some((end, offset)) = self.segment_mapping(thread, address) else { return sys::resume(thread, 0) };
+        // A second mapping of what is mapped is no growth.
+        if old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end {
+            return sys::resume(thread, 0);
+        }
+        let bytes = (new - old).saturating_mul(PAGE_BYTES);
+        if let Some(ino) = self.owner(offset / PAGE_BYTES) {
+            self.files.count_left(ino, Reason::GrowthRefused, bytes);
+        }
+        refuse(thread, registers, libc::ENOMEM)
+    }
+
+    /// A thread is about to rearrange the pages of a mapping: not of one of the segment.
+    pub(super) fn remap(&mut self, thread: pid_t) -> Result<()> {
+        let registers = sys::registers(thread)?;
+        let in_segment = |address| self.segment_mapping(thread, address).is_some();
+        if in_segment(registers.rdi) || in_segment(registers.rbx & 0xffff_ffff) {
+            return refuse(thread, registers, libc::EINVAL);
+        }
+        sys::resume(thread, 0)
+    }
+
+    /// The end of the segment's mapping that `address` is in, and where in the segment `address` is.
+    fn segment_mapping(&self, thread: pid_t, address: u64) -> Option<(u64, u64)> {
+        let text = std::fs::read(format!("/proc/{thread}/maps")).ok()?;
+        let found = maps::parse(&text).find(|mapping| (mapping.start..mapping.end).contains(&address))?;
+        let ours = (found.device, found.ino) == self.segment_id;
+        ours.then(|| (found.end, found.offset + (address - found.start)))
+    }
+
+    /// The file that a page of the segment was mapped for.
+    fn owner(&self, page: u64) -> Option<u64> {
+        let (_, &(pages_end, ino)) = self.placed.range(..=page).next_back()?;
+        (page < pages_end).then_some(ino)
+    }
+}
+
+fn refuse(thread: pid_t, registers: Registers, errno: i32) -> Result<()> {
+    let rax = i64::from(-errno).cast_unsigned();
+    sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..registers })?;
+    sys::resume(thread, 0)
+}
+
+fn is_32_bit(registers: &Registers) -> bool {
+    registers.cs == 0x23
+}
+
+fn request(mapping: &Mapping<'_>) -> Request {
+    let pages = (mapping.end - mapping.start) / PAGE_BYTES;
+    // The kernel has zeroed what follows a program's data in its last page.
+    Request { first: mapping.offset / PAGE_BYTES, pages, last_changed: mapping.writable }
+}
+
+/// Makes the program's own mapping, or where all of it is one piece, the segment's in its place.
+fn own_then_segment(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan) -> Result<()> {
+    // Populated through the mount it would fill the page cache.
+    let own_flags = own.r10 & !flag(libc::MAP_POPULATE);
+    let address = injection.call(SYS_mmap, [own.rdi, own.rsi, own.rdx, own_flags, own.r8, own.r9])?;
+    if address < 0 && address > -4096 {
+        return injection.finish(Some(address));
+    }
+    let fd = injection.segment()?;
+    let kind = if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+    let flags = flag(kind) | own.r10 & KEPT;
+    over(&mut injection, &Target { ino, address: address.cast_unsigned(), prot: own.rdx, flags }, plan, fd)?;
+    if fd >= 0 {
+        injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
+    }
+    injection.finish(Some(address))
+}
+
+/// Maps the pieces of the segment over a mapping, and counts.
+fn over(injection: &mut Injection<'_, '_>, target: &Target, plan: &Plan, fd: i64) -> std::result::Result<(), Gone> {
+    for piece in &plan.pieces {
+        let Piece { at, len, storage } = *piece;
+        let address = target.address + at;
+        let arguments = [address, len, target.prot, target.flags | FIXED, fd.cast_unsigned(), storage];
+        let done = fd >= 0 && injection.call(SYS_mmap, arguments)? == address.cast_signed();
+        if done {
+            injection.tracer.files.count_in_place(target.ino, len);
+            let (first, end) = (storage / PAGE_BYTES, (storage + len) / PAGE_BYTES);
+            let known = injection.tracer.placed.entry(first).or_insert((end, target.ino));
+            known.0 = known.0.max(end);
+        } else {
+            injection.tracer.files.count_left(target.ino, Reason::Refused, len);
+        }
+    }
+    injection.tracer.count_left(target.ino, plan);
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! A process's mappings, as the kernel lists them.
+
+use rustix::fs::makedev;
+
+/// A line of `/proc/PID/maps`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Mapping<'a> {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) prot: i32,
+    pub(super) writable: bool,
+    pub(super) offset: u64,
+    pub(super) device: u64,
+    pub(super) ino: u64,
+    pub(super) path: &'a [u8],
+}
+
+/// All mappings that can be read from the text.
+pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Mapping<'_>> {
+    text.split(|&byte| byte == b'\n').filter_map(line)
+}
+
+fn line(line: &[u8]) -> Option<Mapping<'_>> {
+    let mut fields = line.splitn(6, |&byte| byte == b' ');
+    let mut field = || str::from_utf8(fields.next()?).ok();
+    let (range, permissions, offset, device, ino) = (field()?, field()?, field()?, field()?, field()?);
+    let path = fields.next().unwrap_or_default().trim_ascii_start();
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let (start, end) = range.split_once('-')?;
+    let (major, minor) = device.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    let flag = |letter, flag| if permissions.contains(letter) { flag } else { 0 };
+    Some(Mapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        prot: flag('r', libc::PROT_READ) | flag('w', libc::PROT_WRITE) | flag('x', libc::PROT_EXEC),
+        writable: permissions.contains('w'),
+        offset: hex(offset)?,
+        device: makedev(number(major)?, number(minor)?),
+        ino: ino.parse().ok()?,
+        path,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_kernel_are_read() {
+        let text = b"55d0c0a00000-55d0c0a2f000 r-xp 0002f000 00:2a 1234       /usr/bin/a b\n\
+            7ffd1000-7ffd2000 rw-p 00000000 00:00 0 [stack]\nnonsense\n7f00-7f01 ---p 0 fe:01 0\n";
+        let maps: Vec<_> = parse(text).collect();
+        assert_eq!(maps.len(), 3);
+        assert_eq!((maps[0].start, maps[0].end, maps[0].offset), (0x55d0_c0a0_0000, 0x55d0_c0a2_f000, 0x2f000));
+        assert_eq!((maps[0].prot, maps[0].device, maps[0].ino), (5, makedev(0, 0x2a), 1234));
+        assert_eq!((maps[0].path, maps[1].path, maps[1].writable), (&b"/usr/bin/a b"[..], &b"[stack]"[..], true));
+    }
+}

@@ -1,0 +1,190 @@
+//! A run from the runner's side: start the child, serve it a volume, trace it, and wait.
+
+use super::child::{self, Plan, says};
+use super::files::{Files, Mounts};
+use super::signals::Passing;
+use super::{Thread, Tracer, sys};
+use crate::channel::Channel;
+use crate::error::Error;
+use crate::namespace::FROM_HOST;
+use crate::options::Options;
+use crate::report::{End, Outcome, Report};
+use crate::{prerequisites, seccomp};
+use rustix::fd::{BorrowedFd, OwnedFd};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use sys::Status;
+use xip::Volume;
+use xip_fuse::{MountPoint, ServeOptions};
+
+fn setup(step: &str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Setup { step: step.into(), source }
+}
+
+/// The child, killed and reaped when something goes wrong before it is the program.
+struct Child {
+    pid: libc::pid_t,
+    channel: Channel,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        sys::kill(self.pid, libc::SIGKILL);
+        while let Ok(Some((_, status))) = sys::wait(self.pid, true) {
+            if matches!(status, Status::Exited(_) | Status::Killed(_)) {
+                break;
+            }
+            let _ = sys::resume(self.pid, 0);
+        }
+    }
+}
+
+impl Child {
+    /// The child's next message, which must be `expected`.
+    fn expect(&self, expected: u8, options: &Options) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let (message, fds) = self.channel.receive().map_err(setup("talk to the program's process"))?;
+        match message.first() {
+            Some(&said) if said == expected => Ok((message, fds)),
+            Some(&says::FAILED) => Err(child::error_of(&message, options)),
+            _ => Err(setup("talk to the program's process")(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    fn go(&self) -> Result<(), Error> {
+        self.channel.send(&[says::GO], &[]).map_err(setup("talk to the program's process"))
+    }
+}
+
+/// One run. The thread that calls this traces: it must not have other children.
+pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -> Result<Outcome, Error> {
+    let traced = !options.page_cache;
+    if traced {
+        volume.in_place().map_err(Error::NotInPlace)?;
+    }
+    let cookie = cookie();
+    let plan = Plan::new(options, traced.then(|| seccomp::filter(cookie)))?;
+    let points = mount_points(options)?;
+
+    let (ours, theirs) = Channel::pair().map_err(setup("make a socket"))?;
+    let pid = child::fork(&plan, &ours, theirs).map_err(setup("start a process"))?;
+    let child = Child { pid, channel: ours };
+    child.expect(says::UNSHARED, options)?;
+    map_ids(pid)?;
+    child.go()?;
+
+    let (_, mut fds) = child.expect(says::MOUNTED, options)?;
+    let device = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the mount")(e.into()))?;
+    let serve = ServeOptions { mount_points: points, ..ServeOptions::default() };
+    // Ends with the mount, which ends with the last process in its namespace.
+    let _session = xip_fuse::serve(device, volume, &serve)?;
+    child.go()?;
+
+    let (message, fds) = child.expect(says::READY, options)?;
+    let mounts = mounts(&message, fds)?;
+    let _passing = Passing::start(pid);
+    let (end, report) = if traced {
+        sys::seize(pid).map_err(prerequisites::tracing)?;
+        child.go()?;
+        let (_, mut fds) = child.expect(says::FILTERED, options)?;
+        let listener = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the listener")(e.into()))?;
+        child.go()?;
+        let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
+        let tracer = Tracer {
+            main: pid,
+            threads: HashMap::from([(pid, Thread { files_shared: false })]),
+            queue: VecDeque::new(),
+            listener,
+            segment,
+            segment_id: (known.st_dev, known.st_ino),
+            placed: BTreeMap::new(),
+            cookie,
+            files: Files::new(volume, mounts),
+            instruction_at: None,
+            report: Report { traced: true, ..Report::default() },
+            notice: options.notice,
+            end: None,
+        };
+        tracer.run()
+    } else {
+        child.go()?;
+        drop(mounts);
+        (wait_untraced(pid), Report { programs: 1, ..Report::default() })
+    };
+    // A message that is left is of a child that could not become the program.
+    match child.channel.receive() {
+        Ok((message, _)) => Err(child::error_of(&message, options)),
+        Err(_) => Ok(Outcome { end, report }),
+    }
+}
+
+fn wait_untraced(pid: libc::pid_t) -> End {
+    loop {
+        match sys::wait_stops(pid) {
+            Ok(Some(Status::Exited(code))) => return End::Exited(code),
+            Ok(Some(Status::Killed(signal))) => return End::Signalled(signal),
+            Ok(_) => {
+                super::signals::stop_self();
+                sys::kill(pid, libc::SIGCONT);
+            }
+            Err(_) => return End::Signalled(libc::SIGKILL),
+        }
+    }
+}
+
+/// Where the mount must show something for the host's trees to be put at.
+fn mount_points(options: &Options) -> Result<Vec<(PathBuf, MountPoint)>, Error> {
+    let mut points: Vec<_> = FROM_HOST.iter().map(|path| (PathBuf::from(path), MountPoint::Directory)).collect();
+    points.push(("/tmp".into(), MountPoint::Directory));
+    for bind in &options.binds {
+        let step = format!("show {}", bind.host.display());
+        let directory = bind.host.metadata().map_err(|source| Error::Setup { step, source })?.is_dir();
+        points.push((bind.inside.clone(), if directory { MountPoint::Directory } else { MountPoint::File }));
+    }
+    Ok(points)
+}
+
+/// Says who is who in the child's user namespace. For root everybody stays who they are; anybody else becomes root
+/// there, the only user there is.
+fn map_ids(pid: libc::pid_t) -> Result<(), Error> {
+    let write = |what: &str, text: &str| std::fs::write(format!("/proc/{pid}/{what}"), text);
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let everybody = |what: &str| -> io::Result<()> {
+        let text = std::fs::read_to_string(format!("/proc/self/{what}"))?;
+        let mut map = String::new();
+        for line in text.lines() {
+            let mut fields = line.split_whitespace();
+            if let (Some(first), _, Some(count)) = (fields.next(), fields.next(), fields.next()) {
+                map += &format!("{first} {first} {count}\n");
+            }
+        }
+        write(what, &map)
+    };
+    if uid == 0 && everybody("uid_map").is_ok() {
+        return everybody("gid_map").map_err(prerequisites::namespaces);
+    }
+    let alone = || {
+        write("setgroups", "deny")?;
+        write("uid_map", &format!("0 {uid} 1\n"))?;
+        write("gid_map", &format!("0 {gid} 1\n"))
+    };
+    alone().map_err(prerequisites::namespaces)
+}
+
+/// The child's account of its mounts.
+fn mounts(message: &[u8], fds: Vec<OwnedFd>) -> Result<Mounts, Error> {
+    let wrong = || setup("take the mounts")(io::ErrorKind::InvalidData.into());
+    let number = |at: usize| message.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+    let (device, mount_id) = (number(1).ok_or_else(wrong)?, number(9).ok_or_else(wrong)?);
+    let mut fds = fds.into_iter();
+    let root = fds.next().ok_or_else(wrong)?;
+    let overlay = fds.next().zip(fds.next());
+    Ok(Mounts { root, overlay, device, mount_id })
+}
+
+/// A number that no program has in the upper half of an argument by accident.
+fn cookie() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    // Some bits in the middle are set, so that it is no sign extension and no address.
+    (RandomState::new().hash_one(0) as u32 & 0x7fff_ffff) | 0x5a00_0000
+}

@@ -1,0 +1,268 @@
+//! The kernel's interface for tracing, made safe: each call checks what it can and gives an error, never a surprise. A
+//! traced thread can die at any moment; then every call on it says [`Gone`].
+
+use libc::{c_int, c_long, c_void, pid_t};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::ptr;
+
+pub(super) use libc::user_regs_struct as Registers;
+
+/// The thread is not there any more, or is not in a stop: whoever waits for it next learns why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gone;
+
+pub(super) type Result<T> = std::result::Result<T, Gone>;
+
+/// What `wait` says of a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Status {
+    Exited(i32),
+    Killed(i32),
+    /// A signal is about to be delivered.
+    Signal(i32),
+    /// The end of a system call.
+    Syscall,
+    /// One of `PTRACE_EVENT_*`; the signal that goes with it.
+    Event(i32, i32),
+}
+
+pub(super) const EVENT_STOP: i32 = 128;
+
+fn status(raw: c_int) -> Status {
+    if libc::WIFEXITED(raw) {
+        Status::Exited(libc::WEXITSTATUS(raw))
+    } else if libc::WIFSIGNALED(raw) {
+        Status::Killed(libc::WTERMSIG(raw))
+    } else {
+        match (raw >> 16, libc::WSTOPSIG(raw)) {
+            (0, signal) if signal == libc::SIGTRAP | 0x80 => Status::Syscall,
+            (0, signal) => Status::Signal(signal),
+            (event, signal) => Status::Event(event, signal),
+        }
+    }
+}
+
+/// Waits for `thread`, or with -1 for any thread that this one traces or started. `None` when it would have to wait
+/// and shall not (`hang` is false).
+pub(super) fn wait(thread: pid_t, hang: bool) -> Result<Option<(pid_t, Status)>> {
+    let mut raw = 0;
+    let flags = libc::__WALL | libc::__WNOTHREAD | if hang { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: `raw` lives through the call, which writes one int.
+        match unsafe { libc::waitpid(thread, &raw mut raw, flags) } {
+            0 => return Ok(None),
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(Gone),
+            who => return Ok(Some((who, status(raw)))),
+        }
+    }
+}
+
+/// A request without an answer in memory. `data` is a number, never an address.
+fn request(request: i32, thread: pid_t, data: usize) -> Result<()> {
+    // SAFETY: the requests that come here (see below) take a number as their data and access no memory of ours.
+    match unsafe { libc::ptrace(request as _, thread, 0usize, data) } {
+        -1 => Err(Gone),
+        _ => Ok(()),
+    }
+}
+
+/// Starts to trace a thread, and with it all that it starts.
+pub(super) fn seize(thread: pid_t) -> io::Result<()> {
+    let options = libc::PTRACE_O_TRACEFORK
+        | libc::PTRACE_O_TRACEVFORK
+        | libc::PTRACE_O_TRACECLONE
+        | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_TRACESECCOMP
+        | libc::PTRACE_O_TRACESYSGOOD
+        | libc::PTRACE_O_EXITKILL;
+    // SAFETY: the data is a number, no memory of ours is accessed.
+    match unsafe { libc::ptrace(libc::PTRACE_SEIZE as _, thread, 0usize, options as usize) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Lets a stopped thread go on, with a signal (0: none).
+pub(super) fn resume(thread: pid_t, signal: i32) -> Result<()> {
+    request(libc::PTRACE_CONT as i32, thread, signal.cast_unsigned() as usize)
+}
+
+/// Lets it go on to the end of the system call it is in.
+pub(super) fn resume_to_syscall(thread: pid_t) -> Result<()> {
+    request(libc::PTRACE_SYSCALL as i32, thread, 0)
+}
+
+/// Leaves a thread in its group-stop and listens for the end of it.
+pub(super) fn listen(thread: pid_t) -> Result<()> {
+    request(libc::PTRACE_LISTEN as i32, thread, 0)
+}
+
+/// Has it stop as soon as it goes on; a group-stop that is in effect is reported again.
+pub(super) fn interrupt(thread: pid_t) -> Result<()> {
+    request(libc::PTRACE_INTERRUPT as i32, thread, 0)
+}
+
+/// What the kernel has to say to an event.
+pub(super) fn event_message(thread: pid_t) -> Result<u64> {
+    let mut message: libc::c_ulong = 0;
+    // SAFETY: the request writes one unsigned long to `data`, which lives through the call.
+    match unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG as _, thread, 0usize, &raw mut message) } {
+        -1 => Err(Gone),
+        _ => Ok(message),
+    }
+}
+
+/// The registers of a stopped thread.
+pub(super) fn registers(thread: pid_t) -> Result<Registers> {
+    let mut registers = MaybeUninit::<Registers>::uninit();
+    // SAFETY: the request writes one `user_regs_struct` to `data`; when it says so, it is written whole.
+    unsafe {
+        match libc::ptrace(libc::PTRACE_GETREGS as _, thread, 0usize, registers.as_mut_ptr()) {
+            -1 => Err(Gone),
+            _ => Ok(registers.assume_init()),
+        }
+    }
+}
+
+/// Sets the registers of a stopped thread.
+pub(super) fn set_registers(thread: pid_t, registers: &Registers) -> Result<()> {
+    // SAFETY: the request reads one `user_regs_struct` from `data`, which is one.
+    match unsafe { libc::ptrace(libc::PTRACE_SETREGS as _, thread, 0usize, ptr::from_ref(registers)) } {
+        -1 => Err(Gone),
+        _ => Ok(()),
+    }
+}
+
+/// The signals that a stopped thread blocks.
+pub(super) fn blocked_signals(thread: pid_t) -> Result<u64> {
+    let mut mask = 0u64;
+    // SAFETY: with 8 as the size the request writes 8 bytes to `data`.
+    match unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK as _, thread, mem::size_of::<u64>(), &raw mut mask) } {
+        -1 => Err(Gone),
+        _ => Ok(mask),
+    }
+}
+
+/// Sets the signals that a stopped thread blocks.
+pub(super) fn block_signals(thread: pid_t, mask: u64) -> Result<()> {
+    // SAFETY: with 8 as the size the request reads 8 bytes from `data`.
+    match unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK as _, thread, mem::size_of::<u64>(), &raw const mask) } {
+        -1 => Err(Gone),
+        _ => Ok(()),
+    }
+}
+
+/// Reads memory of a traced process; how many bytes.
+pub(super) fn read_memory(process: pid_t, address: u64, to: &mut [u8]) -> Result<usize> {
+    let Ok(remote) = usize::try_from(address) else { return Err(Gone) };
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    let remote = libc::iovec { iov_base: ptr::without_provenance_mut::<c_void>(remote), iov_len: to.len() };
+    // SAFETY: the call writes at most `to.len()` bytes to `to`; the other address is in the other process.
+    let count = unsafe { libc::process_vm_readv(process, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(count).map_err(|_| Gone)
+}
+
+/// Whether two threads share their table of descriptors; also when that cannot be known.
+pub(super) fn share_files(one: pid_t, other: pid_t) -> bool {
+    const KCMP_FILES: c_int = 2;
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0usize, 0usize) <= 0 }
+}
+
+/// Sends a signal to a process, or to that of a thread.
+pub(super) fn kill(process: pid_t, signal: c_int) {
+    if process > 0 {
+        // SAFETY: the call takes numbers only.
+        unsafe { libc::kill(process, signal) };
+    }
+}
+
+/// The next system call that waits at the filter's listener: its identity and thread.
+pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<(u64, pid_t)> {
+    // SAFETY: all zeros is a value of this plain C structure, and what the kernel asks for.
+    let mut notification: libc::seccomp_notif = unsafe { mem::zeroed() };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &mut notification)?;
+    Ok((notification.id, notification.pid.cast_signed()))
+}
+
+/// Gives the waiting thread a copy of `fd`, closed at exec; its number there.
+pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut give = libc::seccomp_notif_addfd {
+        id,
+        flags: 0,
+        srcfd: fd.as_raw_fd().cast_unsigned(),
+        newfd: 0,
+        newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+    };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut give)
+}
+
+/// Ends the wait of a thread: its call returns `value`, or the error (positive here).
+pub(super) fn answer(listener: BorrowedFd<'_>, id: u64, value: i64, error: i32) -> io::Result<()> {
+    let mut response = libc::seccomp_notif_resp { id, val: value, error: -error, flags: 0 };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)?;
+    Ok(())
+}
+
+/// `number` is one whose data is a `T`.
+fn ioctl<T>(fd: BorrowedFd<'_>, number: libc::Ioctl, data: &mut T) -> io::Result<i32> {
+    // SAFETY: the three callers above give each number the structure it is made for, which lives through the call.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), number, ptr::from_mut(data)) } {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}
+
+/// Puts `filter` before all further system calls of this thread; the listener of its notifications.
+pub(super) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: the kernel reads `len` instructions from `filter`, which has as many. The descriptor that comes back is
+    // new and ours alone.
+    unsafe {
+        match libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(c_int::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?)),
+        }
+    }
+}
+
+/// Makes the mounts of a detached tree read-only.
+pub(super) fn set_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let size = mem::size_of::<libc::mount_attr>();
+    // SAFETY: the path is a C string, and the kernel reads `size` bytes of `attributes`.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The signals that this thread blocks, after it was told to block `mask` instead.
+pub(super) fn swap_blocked(mask: u64) -> u64 {
+    let mut old = 0u64;
+    let size = mem::size_of::<u64>();
+    // SAFETY: with 8 as the size the kernel reads and writes 8 bytes.
+    let _: c_long = unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, size)
+    };
+    old
+}
+
+/// Waits for the end or a stop of a child that is not traced.
+pub(super) fn wait_stops(child: pid_t) -> Result<Option<Status>> {
+    let mut raw = 0;
+    loop {
+        // SAFETY: `raw` lives through the call, which writes one int.
+        match unsafe { libc::waitpid(child, &raw mut raw, libc::WUNTRACED | libc::__WALL) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(Gone),
+            _ => return Ok(Some(status(raw))),
+        }
+    }
+}
