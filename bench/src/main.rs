@@ -86,7 +86,7 @@ fn reads(volume: &xip::Volume, tree: &Tree, on_loop: &Path, on_fuse2fs: &Path) -
                 read(&mut buffer, *offset)?;
                 black_box(&mut buffer);
             }
-            Ok(start.elapsed().as_secs_f64() / offsets.len() as f64)
+            anyhow::Ok(start.elapsed().as_secs_f64() / offsets.len() as f64)
         };
         // Whatever the processor's caches can hold of a contender's memory they hold: the first pass does not count.
         let mut warm = |read: &mut dyn FnMut(&mut [u8], usize) -> Result<()>| pass(read).and_then(|_| pass(read));
@@ -94,7 +94,10 @@ fn reads(volume: &xip::Volume, tree: &Tree, on_loop: &Path, on_fuse2fs: &Path) -
         let mut rounds: [Vec<f64>; 5] = Default::default();
         for _ in 0..ROUNDS {
             rounds[0].push(warm(&mut |to, at| Ok(ours.read_exact_at(to, at as u64)?))?);
-            rounds[1].push(warm(&mut |to, at| Ok(to.copy_from_slice(&same[at..at + to.len()])))?);
+            rounds[1].push(warm(&mut |to, at| {
+                to.copy_from_slice(&same[at..at + to.len()]);
+                Ok(())
+            })?);
             for (file, rounds) in [&tmpfs, &kernel, &fuse].into_iter().zip(&mut rounds[2..]) {
                 rounds.push(warm(&mut |to, at| Ok(file.read_exact_at(to, at as u64)?))?);
             }
