@@ -82,13 +82,12 @@ pub(crate) fn start(
     }
     let task = serde_json::to_vec(info).map_err(|e| failed(&e))?;
     // The lock goes along, so that nobody comes in between when this process is killed now.
-    wire::send(&ours, &task, &[directory.fd(), lock]).map_err(|e| failed(&e))?;
-    match wire::receive(&ours) {
+    match wire::send(&ours, &task, &[directory.fd(), lock]).and_then(|()| wire::receive(&ours)) {
         Ok((answer, _)) if answer == YES => Ok(()),
-        Ok((answer, _)) if answer.is_empty() => {
+        Ok((answer, _)) if !answer.is_empty() => Err(failed(&String::from_utf8_lossy(&answer))),
+        Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {
             Err(failed(&"it ended at once; is it a program that calls holder::main_if_asked?"))
         }
-        Ok((answer, _)) => Err(failed(&String::from_utf8_lossy(&answer))),
         Err(errno) => Err(failed(&errno)),
     }
 }

@@ -1,18 +1,22 @@
 //! From an image file to sealed memory that has no name yet.
 
 use crate::error::{Error, Result};
-use crate::file::{Access, MappedFile, file_len};
-use crate::memory::{Advise, HUGE};
+use crate::file::{MappedFile, file_len};
+use crate::memory::{Advise, HUGE, Map};
 use crate::segment::{SEALS, Stamp};
 use crate::space;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use xip_core::page::PAGE_BYTES;
 
 /// How much is read, hashed and written at a time: a huge page, which then is allocated and filled at once.
 const STEP: usize = HUGE;
+
+/// How much is made into huge pages at a time: each time the kernel waits for all processors, and for all at once it
+/// would need the memory twice.
+const BATCH: usize = 64 << 20;
 
 /// Told how many bytes are done, of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -69,15 +73,26 @@ impl Image {
         };
         let memory = create(&format!("xip:{name}")).map_err(failed)?;
         rustix::fs::ftruncate(&memory, self.size).map_err(failed)?;
+        // A descriptor that was opened to read gives no mapping that `mprotect` could make writable.
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let len = usize::try_from(self.size).map_err(|_| short())?;
+        let map = Map::shared(read_only.as_fd(), len, false).map_err(failed)?;
         let content = self.read(progress, |at, bytes| {
-            // Memory that was never written reads as zeros, and is not used up until it is read.
-            if bytes.iter().all(|&byte| byte == 0) {
-                return Ok(());
-            }
-            crate::plain::write_all(rustix::fd::AsFd::as_fd(&memory), at, bytes).map_err(|error| match error {
+            crate::plain::write_all(memory.as_fd(), at, bytes).map_err(|error| match error {
                 xip_core::Error::NoSpace => short(),
                 other => failed(Errno::from_raw_os_error(other.errno())),
-            })
+            })?;
+            let at = usize::try_from(at).unwrap_or(len);
+            let end = at + bytes.len();
+            if end.is_multiple_of(BATCH) || end == len {
+                // Into huge pages, where the kernel did not make them at once and is willing to. Both are attempts: the
+                // bytes are there. Present pages are collapsed ten times as fast as absent ones.
+                let start = at / BATCH * BATCH;
+                let _ = map.advise(start, end - start, Advise::PopulateRead);
+                let _ = map.advise(start, (end - start) / HUGE * HUGE, Advise::Collapse);
+            }
+            Ok(())
         })?;
         let now = rustix::fs::fstat(&self.fd).map_err(Error::file("inspect", &self.path))?;
         if Stamp::of(&now) != self.stamp {
@@ -86,9 +101,6 @@ impl Image {
         // Read by its owner, as far as permissions go; no one writes, as far as seals go.
         rustix::fs::fchmod(&memory, Mode::RUSR).map_err(failed)?;
         rustix::fs::fcntl_add_seals(&memory, SEALS).map_err(failed)?;
-        // A descriptor that was opened to read gives no mapping that `mprotect` could make writable.
-        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
-        let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         Ok((read_only, content))
     }
 
@@ -115,16 +127,6 @@ impl Image {
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
-}
-
-/// Maps sealed memory and makes huge pages of what has none yet, where the kernel does that.
-pub(crate) fn map(memory: OwnedFd) -> Result<MappedFile> {
-    let device = MappedFile::open(memory, Access::ReadOnly)?;
-    // Present pages are collapsed ten times as fast as absent ones. Both are attempts: the bytes are there already.
-    make_present(&device);
-    let map = device.memory();
-    let _ = map.advise(0, map.len() / HUGE * HUGE, Advise::Collapse);
-    Ok(device)
 }
 
 /// Maps every page of it now, if the kernel does that (since 5.14).

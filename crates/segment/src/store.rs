@@ -5,8 +5,9 @@
 
 use crate::directory::{Directory, Lock};
 use crate::error::{Error, Result};
+use crate::file::{Access, MappedFile};
 use crate::holder;
-use crate::load::{self, Check, Image, Progress};
+use crate::load::{Check, Image, Progress};
 use crate::name;
 use crate::segment::{Info, Segment};
 use crate::stat;
@@ -141,7 +142,7 @@ impl Store {
         info.content = content;
         info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         info.stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
-        let device = load::map(memory)?;
+        let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
         self.publish(&lock, device.fd(), &info)?;
         Ok(Loaded { segment: self.get(&info.name)?, outcome: Outcome::New })
