@@ -193,7 +193,9 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// Stores the first 160 bytes of an inode; those after them, the attributes, have a door of their own.
     pub(crate) fn write_raw_inode(&self, number: InodeNo, raw: &RawInode) -> Result<(), Error> {
         let at = self.inode_at(number)?;
-        let len = RawInode::LEN.min(self.geometry.inode_size.into());
+        // Not beyond what the inode says of itself: its attributes begin there, on other makers' volumes before byte 160.
+        let own = INODE_BASE + usize::from(raw.extra_size());
+        let len = RawInode::LEN.min(self.geometry.inode_size.into()).min(own);
         self.device.write(at, &raw.0[..len])?;
         Ok(self.device.flush(at, len as u64)?)
     }
