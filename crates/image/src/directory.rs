@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, OsStr};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use xip_core::Timestamp;
@@ -131,8 +131,8 @@ impl Directory {
             FileType::Socket => NodeKind::Socket,
             FileType::Unknown => return Err(self.error(path, "tell what kind of file it is", Errno::INVAL)),
         };
-        let (xattrs, problems) =
-            xattrs::read(fd, name).map_err(|error| self.error(path, "read the extended attributes", error))?;
+        let (xattrs, problems) = xattrs::read(&self.attribute_path(fd, name, path))
+            .map_err(|error| self.error(path, "read the extended attributes", error))?;
         let shown = String::from_utf8_lossy(path);
         tree.notes.extend(problems.into_iter().map(|what| Note { path: shown.clone().into_owned(), what }));
         Ok(Node {
@@ -145,6 +145,19 @@ impl Directory {
             xattrs,
             first_name: 0,
         })
+    }
+
+    /// A path for the calls on attributes, which know no directories (short of very new kernels). Should someone put a
+    /// link in its way, the directory that it is put in has changed, which is found in the end.
+    fn attribute_path(&self, at: &OwnedFd, name: &CStr, path: &[u8]) -> Vec<u8> {
+        let mut whole = self.path.as_os_str().as_bytes().to_vec();
+        whole.push(b'/');
+        whole.extend_from_slice(path);
+        if whole.len() >= PATH_MAX {
+            whole = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
+            whole.extend_from_slice(name.to_bytes());
+        }
+        whole
     }
 
     /// The pages of a file that have data.

@@ -58,7 +58,8 @@ pub(crate) fn create<D: Device, E: Env>(
     let made = made.ok_or(Error::TooLarge { what: "the source gave a file without a name" })?;
     for (node, &inode) in tree.nodes.iter().zip(&made) {
         for (name, value) in &node.xattrs {
-            set_xattr(volume, inode, name, value)
+            volume
+                .set_xattr(inode, name, Some(value))
                 .map_err(|error| Error::File { path: path_of(tree, node.first_name, inode), error })?;
         }
     }
@@ -108,9 +109,4 @@ fn path_of(tree: &Tree, first_name: u32, inode: InodeNo) -> PathBuf {
 fn path(tree: &Tree, parent: NodeId, name: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     tree.path(parent).join(std::ffi::OsStr::from_bytes(name))
-}
-
-// STUB
-fn set_xattr<D: Device, E: Env>(_: &Volume<D, E>, _: InodeNo, _: &[u8], _: &[u8]) -> Result<(), xip_ext2::Error> {
-    Err(xip_ext2::Error::Unsupported("not yet"))
 }

@@ -1,8 +1,6 @@
 //! The extended attributes of a file of the source.
 
 use rustix::io::Errno;
-use std::ffi::CStr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
 /// The largest list and the largest value that Linux gives.
 const MOST: usize = 65_536;
@@ -10,20 +8,16 @@ const MOST: usize = 65_536;
 /// Names and values, in order of the names.
 pub(crate) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
-/// The attributes of `name` in directory `at`, and in words those that are left out: what the kernel will not show to
-/// this user, and what no ext2 volume has.
-pub(crate) fn read(at: &OwnedFd, name: &CStr) -> Result<(Xattrs, Vec<String>), Errno> {
-    // There is no call that takes a directory and a name, short of very new kernels; this is the way the C library goes
-    // too. A path from the root of the tree could meet a link that someone has put in it meanwhile.
-    let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
-    path.extend_from_slice(name.to_bytes());
+/// The attributes of the file at `path`, and in words those that are left out: what the kernel will not show to this
+/// user, and what no ext2 volume has.
+pub(crate) fn read(path: &[u8]) -> Result<(Xattrs, Vec<String>), Errno> {
     let mut small = [0u8; 256];
     let mut large = Vec::new();
-    let list = match rustix::fs::llistxattr(&*path, &mut small) {
+    let list = match rustix::fs::llistxattr(path, &mut small) {
         Ok(len) => &small[..len],
         Err(Errno::RANGE) => {
             large.resize(MOST, 0);
-            let len = rustix::fs::llistxattr(&*path, &mut large)?;
+            let len = rustix::fs::llistxattr(path, &mut large)?;
             &large[..len]
         }
         Err(Errno::OPNOTSUPP) => &[],
@@ -38,7 +32,7 @@ pub(crate) fn read(at: &OwnedFd, name: &CStr) -> Result<(Xattrs, Vec<String>), E
             continue;
         }
         let mut value = vec![0; MOST];
-        match rustix::fs::lgetxattr(&*path, name, &mut value) {
+        match rustix::fs::lgetxattr(path, name, &mut value) {
             Ok(len) => {
                 value.truncate(len);
                 found.push((name.into(), value.into()));
