@@ -3,7 +3,7 @@
 
 use crate::options::{Bind, Root};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, chmod, open, stat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, chmod, makedev, open, stat, statx};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
     open_tree, unmount,
@@ -28,9 +28,9 @@ const BASES: [&str; 4] = ["/tmp", "/mnt", "/run", "/proc"];
 pub(crate) struct Tree {
     /// The program's root directory.
     pub(crate) root: OwnedFd,
-    /// The volume's mount, when it is not the root itself, and the layer that takes changes.
-    pub(crate) overlay: Option<(OwnedFd, OwnedFd)>,
-    /// The device number of the volume's mount.
+    /// The layer that takes changes.
+    pub(crate) upper: Option<OwnedFd>,
+    /// The device number that files of the root are known by in mappings.
     pub(crate) device: u64,
     /// The number of the root mount.
     pub(crate) mount_id: u64,
@@ -87,10 +87,9 @@ impl Building {
     /// When the volume is mounted and served: makes it the root directory, and puts everything in its place.
     pub(crate) fn finish(self, root: Root, workdir: &Path) -> Result<Tree, Failed> {
         let volume = self.volume();
-        let device = stat(&volume).map_err(failed("look at the volume"))?.st_dev;
-        let (new_root, overlay) = match root {
+        let (new_root, upper) = match root {
             Root::ReadOnly => (volume, None),
-            Root::Overlay => self.overlay(&volume)?,
+            Root::Overlay => self.overlay(&volume).map(|(root, upper)| (root, Some(upper)))?,
         };
         chdir(&new_root).map_err(failed("enter the volume"))?;
         pivot_root(".", ".").map_err(failed("make the volume the root directory"))?;
@@ -108,11 +107,12 @@ impl Building {
         chdir(workdir).map_err(failed(format!("enter {}", workdir.display())))?;
         let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open the root directory"))?;
         let known = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(failed("look at the root"))?;
-        Ok(Tree { root, overlay, device, mount_id: known.stx_mnt_id })
+        let device = makedev(known.stx_dev_major, known.stx_dev_minor);
+        Ok(Tree { root, upper, device, mount_id: known.stx_mnt_id })
     }
 
     /// The volume under a layer in memory.
-    fn overlay(&self, volume: &Path) -> Result<(PathBuf, Option<(OwnedFd, OwnedFd)>), Failed> {
+    fn overlay(&self, volume: &Path) -> Result<(PathBuf, OwnedFd), Failed> {
         let (upper, merged) = (self.base.join("upper"), self.base.join("merged"));
         let mode = stat(volume).map_err(failed("look at the volume"))?.st_mode;
         chmod(&upper, Mode::from_raw_mode(mode & 0o7777)).map_err(failed("prepare the overlay"))?;
@@ -127,9 +127,8 @@ impl Building {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("xip", &merged, "overlay", flags, Some(&*options)).map_err(failed("mount an overlay on the volume"))?;
         let path = OFlags::PATH | OFlags::CLOEXEC;
-        let lower = open(volume, path, Mode::empty()).map_err(failed("open the volume"))?;
         let upper = open(&upper, path, Mode::empty()).map_err(failed("open the overlay"))?;
-        Ok((merged, Some((lower, upper))))
+        Ok((merged, upper))
     }
 }
 

@@ -150,14 +150,12 @@ fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> 
     drop(device);
 
     let tree = building.finish(plan.options.root, &plan.options.workdir)?;
-    let Tree { root, overlay, device, mount_id } = &tree;
+    let Tree { root, upper, device, mount_id } = &tree;
     let mut message = vec![says::READY];
     message.extend_from_slice(&device.to_ne_bytes());
     message.extend_from_slice(&mount_id.to_ne_bytes());
-    match overlay {
-        None => tell(channel, &message, &[root])?,
-        Some((lower, upper)) => tell(channel, &message, &[root, lower, upper])?,
-    }
+    let fds: Vec<_> = [root].into_iter().chain(upper).collect();
+    tell(channel, &message, &fds)?;
     drop(tree);
 
     if let Some(filter) = &plan.filter {

@@ -1,23 +1,25 @@
 //! Which file of the volume a descriptor or a mapping of a traced program is, and where its pages are.
 
+use super::maps;
 use crate::place::{Layout, Plan, Request, plan};
 use crate::report::{FileReport, Reason, Report};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, readlink, stat, statx};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, readlink};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use xip::{File, InodeNo, PageIndex, Volume};
 
-/// Where the program's files are, as the child told.
+/// Where the program's files are, as the child told. The runner itself may not look at files of the mount: FUSE answers
+/// only to processes of the namespace that it was mounted in. So all is known from `/proc` and from the volume.
 #[derive(Debug)]
 pub(crate) struct Mounts {
-    /// The program's root directory.
+    /// The program's root directory, kept so that its mount's number stays its own.
     pub(crate) root: OwnedFd,
-    /// The volume's own mount under an overlay, and the layer over it.
-    pub(crate) overlay: Option<(OwnedFd, OwnedFd)>,
-    /// The device number of the volume's mount.
+    /// The layer over the volume, when there is one.
+    pub(crate) upper: Option<OwnedFd>,
+    /// The device number that mappings of files of the root have.
     pub(crate) device: u64,
     /// The number of the root mount.
     pub(crate) mount_id: u64,
@@ -47,72 +49,69 @@ struct Known {
 pub(super) struct Files<'a> {
     volume: &'a Volume,
     mounts: Mounts,
-    /// The device number that the overlay's mappings have.
-    overlay_device: Option<u64>,
     known: HashMap<u64, Known>,
 }
 
 impl<'a> Files<'a> {
     pub(super) fn new(volume: &'a Volume, mounts: Mounts) -> Self {
-        let overlay_device = mounts.overlay.as_ref().and_then(|_| {
-            rustix::fs::fstat(&mounts.root).ok().map(|root| root.st_dev)
-        });
-        Self { volume, mounts, overlay_device, known: HashMap::new() }
+        Self { volume, mounts, known: HashMap::new() }
     }
 
     /// What descriptor `fd` of a thread is.
     pub(super) fn of_fd(&mut self, thread: i32, fd: i32) -> Found {
-        let link = format!("/proc/{thread}/fd/{fd}");
-        if self.mounts.overlay.is_none() {
-            return match stat(&link) {
-                Ok(found) if found.st_dev == self.mounts.device => self.ours(found.st_ino, || path_of(&link)),
-                _ => Found::Other,
-            };
+        let Some(info) = FdInfo::of(thread, fd) else { return Found::Other };
+        if !info.readable || info.mount_id != self.mounts.mount_id && !self.is_root(thread, info.mount_id) {
+            return Found::Other;
         }
-        let Ok(path) = readlink(&link, Vec::new()) else { return Found::Other };
-        match statx(rustix::fs::CWD, &link, AtFlags::empty(), StatxFlags::INO | StatxFlags::MNT_ID) {
-            Ok(found) if found.stx_mnt_id == self.mounts.mount_id => self.below(path.as_bytes(), found.stx_ino),
-            _ => Found::Other,
+        let path = || readlink(format!("/proc/{thread}/fd/{fd}"), Vec::new());
+        match (&self.mounts.upper, self.known.contains_key(&info.ino)) {
+            (None, true) => Found::Ours(info.ino),
+            (None, false) => self.ours(info.ino, path().unwrap_or_default().as_bytes()),
+            (Some(_), _) => path().map_or(Found::Other, |path| self.below(path.as_bytes(), info.ino)),
         }
     }
 
     /// What is mapped, by a line of `/proc/PID/maps`.
     pub(super) fn of_mapping(&mut self, device: u64, ino: u64, path: &[u8]) -> Found {
-        if device == self.mounts.device {
-            return self.ours(ino, || String::from_utf8_lossy(path).into_owned());
+        match (device == self.mounts.device, &self.mounts.upper) {
+            (false, _) => Found::Other,
+            (true, None) => self.ours(ino, path),
+            (true, Some(_)) => self.below(path, ino),
         }
-        if Some(device) != self.overlay_device {
-            return Found::Other;
-        }
-        match inside(&self.mounts.root, path).and_then(|fd| {
-            statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::MNT_ID)
-        }) {
-            Ok(found) if found.stx_mnt_id == self.mounts.mount_id => self.below(path, found.stx_ino),
-            _ => Found::Other,
-        }
+    }
+
+    /// Whether a mount that is not the root is of the same file system: a program has made a namespace of its own.
+    fn is_root(&self, thread: i32, mount_id: u64) -> bool {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{thread}/mountinfo")) else { return false };
+        text.lines().any(|line| {
+            let mut fields = line.split(' ');
+            let id = fields.next().and_then(|id| id.parse().ok());
+            id == Some(mount_id) && fields.nth(1).and_then(maps::device) == Some(self.mounts.device)
+        })
     }
 
     /// What a path of the overlay with this inode number is: of the volume if the volume has that inode there, and the
     /// layer over it has nothing.
     fn below(&mut self, path: &[u8], ino: u64) -> Found {
-        let Some((lower, upper)) = &self.mounts.overlay else { return Found::Other };
-        let below = inside(lower, path).and_then(rustix::fs::fstat);
-        if !below.is_ok_and(|below| below.st_ino == ino && below.st_dev == self.mounts.device) {
+        let Some(upper) = &self.mounts.upper else { return Found::Other };
+        let below = self.volume.symlink_metadata(OsStr::from_bytes(path));
+        if !below.is_ok_and(|below| u64::from(below.inode().number.0) == ino) {
             return Found::Other;
         }
         let covered = !matches!(inside(upper, path), Err(rustix::io::Errno::NOENT));
-        match self.ours(ino, || String::from_utf8_lossy(path).into_owned()) {
+        match self.ours(ino, path) {
             Found::Ours(ino) if covered => Found::CopiedUp(ino),
             found => found,
         }
     }
 
     /// Also remembers the file. Inode numbers of the mount are the volume's own, but for what only the mount has.
-    fn ours(&mut self, ino: u64, path: impl FnOnce() -> String) -> Found {
+    fn ours(&mut self, ino: u64, path: &[u8]) -> Found {
         self.known.entry(ino).or_insert_with(|| {
             let file = u32::try_from(ino).ok().and_then(|ino| self.volume.inodes().file(InodeNo(ino)).ok());
             let tail_is_zero = file.as_ref().is_some_and(|file| file.tail_is_zero().unwrap_or(false));
-            Known { file, tail_is_zero, path: path(), counted: FileReport::default() }
+            let path = String::from_utf8_lossy(path).into_owned();
+            Known { file, tail_is_zero, path, counted: FileReport::default() }
         });
         Found::Ours(ino)
     }
@@ -155,8 +154,34 @@ impl<'a> Files<'a> {
     }
 }
 
-fn path_of(link: &str) -> String {
-    readlink(link, Vec::new()).map_or_else(|_| link.to_owned(), |path| path.to_string_lossy().into_owned())
+/// What the kernel tells of a descriptor.
+struct FdInfo {
+    readable: bool,
+    mount_id: u64,
+    ino: u64,
+}
+
+impl FdInfo {
+    fn of(thread: i32, fd: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{thread}/fdinfo/{fd}")).ok()?;
+        let (mut flags, mut mount_id, mut ino) = (None, None, None);
+        for line in text.lines() {
+            let (name, value) = line.split_once(':')?;
+            let value = value.trim();
+            match name {
+                "flags" => flags = i32::from_str_radix(value, 8).ok(),
+                "mnt_id" => mount_id = value.parse().ok(),
+                "ino" => {
+                    ino = value.parse().ok();
+                    break;
+                }
+                _ => {}
+            }
+        }
+        let flags = flags?;
+        let readable = flags & libc::O_PATH == 0 && flags & libc::O_ACCMODE != libc::O_WRONLY;
+        Some(Self { readable, mount_id: mount_id?, ino: ino? })
+    }
 }
 
 /// Opens a path below `root`, never out of it, links not followed.

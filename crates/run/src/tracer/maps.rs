@@ -42,6 +42,12 @@ fn line(line: &[u8]) -> Option<Mapping<'_>> {
     })
 }
 
+/// A device number as `/proc/PID/mountinfo` has it.
+pub(super) fn device(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
