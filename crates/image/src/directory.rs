@@ -168,7 +168,7 @@ impl Directory {
         // A file with storage for all of its size is not opened for this; if there is a hole in it even so, it is found
         // when the data is read, and stays a hole.
         if u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) >= size {
-            return Ok(vec![0..size.div_ceil(PAGE)]);
+            return Ok(std::iter::once(0..size.div_ceil(PAGE)).collect());
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(at, name, flags, Mode::empty()).map_err(|error| self.error(path, "open", error))?;

@@ -35,4 +35,4 @@ pub use info::{Density, Files, Info, Runs, Shape, info};
 pub use owner::{IdRange, Owner};
 pub use pattern::Pattern;
 pub use progress::{Phase, Progress};
-pub use source::{Name, Node, NodeId, NodeKind, Note, Sink, Source, Tree};
+pub use source::{Attribute, Name, Node, NodeId, NodeKind, Note, Sink, Source, Tree};

@@ -45,6 +45,9 @@ pub struct Name {
     pub node: NodeId,
 }
 
+/// The name and the value of an extended attribute.
+pub type Attribute = (Box<[u8]>, Box<[u8]>);
+
 /// A file of any kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -59,7 +62,7 @@ pub struct Node {
     /// Last change of the data: the only time that is the same wherever the tree is copied to.
     pub mtime: Timestamp,
     /// Extended attributes in order of their names. POSIX ACLs have the kernel's names and form.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Vec<Attribute>,
     /// The place in [`Tree::names`] of its first name; 0 and without meaning for the root.
     pub first_name: u32,
 }

@@ -1,16 +1,14 @@
 //! The extended attributes of a file of the source.
 
+use crate::source::Attribute;
 use rustix::io::Errno;
 
 /// The largest list and the largest value that Linux gives.
 const MOST: usize = 65_536;
 
-/// Names and values, in order of the names.
-pub(crate) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
-
 /// The attributes of the file at `path`, and in words those that are left out: what the kernel will not show to this
 /// user, and what no ext2 volume has.
-pub(crate) fn read(path: &[u8]) -> Result<(Xattrs, Vec<String>), Errno> {
+pub(crate) fn read(path: &[u8]) -> Result<(Vec<Attribute>, Vec<String>), Errno> {
     let mut small = [0u8; 256];
     let mut large = Vec::new();
     let list = match rustix::fs::llistxattr(path, &mut small) {

@@ -270,7 +270,8 @@ fn a_full_file_system_is_an_error_and_keeps_nothing() {
 
 #[test]
 fn a_tree_that_changes_while_it_is_read_is_an_error_that_names_the_file() {
-    let changes: [(&str, fn(&Path)); 7] = [
+    type Change = (&'static str, fn(&Path));
+    let changes: [Change; 7] = [
         ("bin/file-3", |file| fs::remove_file(file).unwrap()),
         ("bin/file-3", |file| fs::write(file, "other").unwrap()),
         ("bin/file-3", |file| File::options().append(true).open(file).unwrap().set_len(100_000).unwrap()),
