@@ -9,7 +9,7 @@
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::segment::Info;
+use crate::segment::Record;
 use crate::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode};
@@ -58,10 +58,10 @@ pub(crate) fn start(
     directory: &Directory,
     lock: BorrowedFd<'_>,
     memory: BorrowedFd<'_>,
-    info: &Info,
+    record: &Record,
 ) -> Result<()> {
     let failed = |what: &dyn std::fmt::Display| Error::Holder {
-        name: info.name.clone(),
+        name: record.info.name.clone(),
         program: program.into(),
         why: what.to_string(),
     };
@@ -80,7 +80,7 @@ pub(crate) fn start(
     if !status.success() {
         return Err(failed(&status));
     }
-    let task = serde_json::to_vec(info).map_err(|e| failed(&e))?;
+    let task = serde_json::to_vec(record).map_err(|e| failed(&e))?;
     // The lock goes along, so that nobody comes in between when this process is killed now.
     match wire::send(&ours, &task, &[directory.fd(), lock]).and_then(|()| wire::receive(&ours)) {
         Ok((answer, _)) if answer == YES => Ok(()),
@@ -112,20 +112,20 @@ fn hold() -> SysResult<()> {
     let _ = rustix::thread::set_name(c"xip-holder");
 
     let (task, mut fds) = wire::receive(&channel)?;
-    let Ok(mut info) = serde_json::from_slice::<Info>(&task) else { return Err(Errno::INVAL) };
+    let Ok(mut record) = serde_json::from_slice::<Record>(&task) else { return Err(Errno::INVAL) };
     let (Some(lock), Some(directory)) = (fds.pop(), fds.pop()) else { return Err(Errno::INVAL) };
-    info.holder = std::process::id();
+    record.info.holder = std::process::id();
 
-    let listener = match publish(directory.as_fd(), &info.name) {
+    let listener = match publish(directory.as_fd(), &record.info.name) {
         Ok(listener) => listener,
         Err(errno) => return wire::send(&channel, errno.to_string().as_bytes(), &[]),
     };
-    let name = Name::new(directory, &info.name)?;
+    let name = Name::new(directory, &record.info.name)?;
     drop(lock);
     // The loader may be gone: the segment is whole, and stays.
     let _ = wire::send(&channel, YES, &[]);
     drop(channel);
-    serve(&listener, &name, &memory, &info)
+    serve(&listener, &name, &memory, &record)
 }
 
 /// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder.
@@ -165,8 +165,8 @@ impl Name {
     }
 }
 
-fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, info: &Info) -> SysResult<()> {
-    let header = serde_json::to_vec(info).map_err(|_| Errno::INVAL)?;
+fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, record: &Record) -> SysResult<()> {
+    let header = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
     let pause = Timespec { tv_sec: 5, tv_nsec: 0 };
     loop {
         match rustix::event::poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&pause)) {

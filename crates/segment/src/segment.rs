@@ -14,8 +14,6 @@ pub(crate) const SEALS: SealFlags =
 /// What is known about a segment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Info {
-    /// Version of this record: 1.
-    pub version: u32,
     /// Its name.
     pub name: String,
     /// The image it was loaded from, where that was then.
@@ -28,6 +26,16 @@ pub struct Info {
     pub created: u64,
     /// The process that keeps it.
     pub holder: u32,
+}
+
+/// The version of [`Record`] that this crate writes and reads.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a holder is told, and tells with the descriptor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) info: Info,
     /// The state of the image file when it was read, if that can be told from any later one.
     pub(crate) stamp: Option<Stamp>,
 }
@@ -65,20 +73,25 @@ impl Stamp {
 #[derive(Debug)]
 pub struct Segment {
     info: Info,
+    stamp: Option<Stamp>,
     fd: OwnedFd,
 }
 
 impl Segment {
     /// From what a holder handed out. It is not believed: the seals and the size are the kernel's.
-    pub(crate) fn new(info: Info, fd: OwnedFd) -> Result<Self> {
+    pub(crate) fn new(record: Record, fd: OwnedFd) -> Result<Self> {
+        let Record { version, info, stamp } = record;
         let silent = |why: &str| Error::Silent { name: info.name.clone(), why: why.into() };
+        if version != VERSION {
+            return Err(silent("it is of another version of xip: use that, or end it"));
+        }
         if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SEALS)) {
             return Err(silent("what it keeps is not sealed"));
         }
         if !rustix::fs::fstat(&fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(info.size)) {
             return Err(silent("what it keeps has another size than it says"));
         }
-        Ok(Self { info, fd })
+        Ok(Self { info, stamp, fd })
     }
 
     /// Its name.
@@ -89,6 +102,11 @@ impl Segment {
     /// What is known about it.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// The state of the image file when it was read.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.stamp
     }
 
     /// Its memory: a descriptor that can be read, mapped and executed from, and never written through.

@@ -50,3 +50,27 @@ fn key(file: &Path, names: &[&str]) -> Option<u64> {
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_group_gives_what_is_below_its_limit_and_what_its_page_cache_can_give_up() {
+        let group = tempfile::tempdir().unwrap();
+        let set = |name: &str, text: &str| std::fs::write(group.path().join(name), text).unwrap();
+        set("memory.limit_in_bytes", "1000\n");
+        set("memory.usage_in_bytes", "600\n");
+        set("memory.stat", "cache 1\ntotal_cache 300\ntotal_shmem 100\n");
+        assert_eq!(group_free(group.path()), Some(600));
+        set("memory.max", "2000\n");
+        set("memory.current", "1900\n");
+        set("memory.stat", "anon 5\nfile 300\nshmem 300\n");
+        assert_eq!(group_free(group.path()), Some(100));
+        // No limit: the rest of version 1 is not asked for then, it is never there too.
+        std::fs::remove_file(group.path().join("memory.limit_in_bytes")).unwrap();
+        set("memory.max", "max\n");
+        assert_eq!(group_free(group.path()), None);
+        assert!(free() > 0 && free() < u64::MAX);
+    }
+}

@@ -9,10 +9,10 @@ use crate::file::{Access, MappedFile};
 use crate::holder;
 use crate::load::{Check, Image, Progress};
 use crate::name;
-use crate::segment::{Info, Segment};
+use crate::segment::{Info, Record, Segment, Stamp, VERSION};
 use crate::stat;
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -103,7 +103,7 @@ impl Store {
         let lock = self.directory.lock(&wanted)?;
         let here = self.find(&wanted, Some(&lock))?;
         // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
-        let known = |segment: &Segment| segment.info().stamp == Some(image.stamp);
+        let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
         let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()? };
         alike.retain(|segment| segment.info().size == image.size);
         let content = match here.iter().chain(&alike).find(|segment| known(segment)) {
@@ -121,19 +121,17 @@ impl Store {
             _ => {}
         }
         let mut info = Info {
-            version: 1,
             name: wanted,
             image: image.path.to_string_lossy().into_owned().into(),
             size: image.size,
             content: String::new(),
             created: 0,
             holder: 0,
-            stamp: None,
         };
         if let Some(segment) = alike.into_iter().find(is_it) {
             if name.is_some() {
                 info = Info { name: info.name, image: info.image, ..segment.info().clone() };
-                self.publish(&lock, segment.fd(), &info)?;
+                self.publish(&lock, segment.fd(), info.clone(), None)?;
             }
             let name = if name.is_some() { &info.name } else { segment.name() };
             return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same });
@@ -141,11 +139,12 @@ impl Store {
         let (memory, content) = image.fill(&info.name, self.limit, progress)?;
         info.content = content;
         info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        info.stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
+        let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
-        self.publish(&lock, device.fd(), &info)?;
-        Ok(Loaded { segment: self.get(&info.name)?, outcome: Outcome::New })
+        let name = info.name.clone();
+        self.publish(&lock, device.fd(), info, stamp)?;
+        Ok(Loaded { segment: self.get(&name)?, outcome: Outcome::New })
     }
 
     /// The segment of that name.
@@ -198,8 +197,9 @@ impl Store {
         }
     }
 
-    fn publish(&self, lock: &Lock<'_>, memory: BorrowedFd<'_>, info: &Info) -> Result<()> {
-        holder::start(&self.program, &self.directory, lock.fd(), memory.as_fd(), info)
+    fn publish(&self, lock: &Lock<'_>, memory: BorrowedFd<'_>, info: Info, stamp: Option<Stamp>) -> Result<()> {
+        let record = Record { version: VERSION, info, stamp };
+        holder::start(&self.program, &self.directory, lock.fd(), memory, &record)
     }
 
     /// The segment of that name, if there is one. A socket that has lost its holder is cleared away.
@@ -207,9 +207,9 @@ impl Store {
         let silent = |why: String| Error::Silent { name: name.into(), why };
         match holder::ask(&self.directory, name, holder::GET) {
             Ok((header, mut fds)) => {
-                let info: Info = serde_json::from_slice(&header).map_err(|error| silent(error.to_string()))?;
+                let record: Record = serde_json::from_slice(&header).map_err(|error| silent(error.to_string()))?;
                 let fd = fds.pop().ok_or_else(|| silent("it sent no descriptor".into()))?;
-                Segment::new(info, fd).map(Some)
+                Segment::new(record, fd).map(Some)
             }
             Err(Errno::NOENT) => Ok(None),
             // CONNRESET, PIPE: it ended just now.

@@ -208,6 +208,30 @@ fn the_same_image_twice_is_the_same_segment() {
 }
 
 #[test]
+fn an_image_that_did_not_change_is_not_read_again_and_a_changed_one_is() {
+    let world = World::new();
+    let image = world.image("a", 30, 1);
+    let read = || {
+        let mut bytes = 0;
+        let loaded = world.store().load(&image, None, &mut |done, _| bytes = done, &mut |_| Ok(()));
+        (loaded.map(|loaded| loaded.outcome).ok(), bytes)
+    };
+    let size = 30 * PAGE as u64;
+    // Just written: a second change could carry the same time, so nothing is concluded from it.
+    assert_eq!(read(), (Some(Outcome::New), size));
+    assert_eq!(read(), (Some(Outcome::Same), size));
+    world.store().remove("a", false).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(read(), (Some(Outcome::New), size));
+    assert_eq!(read(), (Some(Outcome::Same), 0));
+    // Same bytes at another time; then other bytes of the same length.
+    world.image("a", 30, 1);
+    assert_eq!(read(), (Some(Outcome::Same), size));
+    world.image("a", 30, 2);
+    assert_eq!(read(), (None, size));
+}
+
+#[test]
 fn a_changed_image_is_another_image_even_with_the_same_size() {
     let world = World::new();
     let image = world.image("a", 300, 1);
