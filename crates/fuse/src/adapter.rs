@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 use xip::{File, Kind, Metadata};
 
@@ -31,17 +32,19 @@ const TTL: Duration = Duration::MAX;
 /// The most that the kernel asks for in one read is 1 MiB; a buffer this large is kept by each thread that needs one.
 const MOST_KEPT: usize = 1 << 20;
 
-/// Threads that answer the kernel.
+/// The thread that has those which answer the kernel. It has the only descriptor: should they all end, whoever waits for
+/// an answer gets an error and does not wait for ever.
 #[derive(Debug)]
-pub(crate) struct Serving(fuser::BackgroundSession);
+pub(crate) struct Serving(JoinHandle<io::Result<()>>);
 
 impl Serving {
     pub(crate) fn wait(self) -> Result<(), Error> {
-        self.0.join().map_err(Error::Served)
+        let ended = self.0.join().unwrap_or_else(|_| Err(io::Error::other("a thread that served it panicked")));
+        ended.map_err(Error::Served)
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.0.guard.is_finished()
+        self.0.is_finished()
     }
 }
 
@@ -57,7 +60,7 @@ pub(crate) fn serve(device: OwnedFd, tree: Tree, options: &ServeOptions) -> Resu
     };
     // Who may come in is decided by the mount (`allow_other`) and by the permissions that the kernel checks.
     fuser::Session::from_fd(server, device, SessionACL::All, config)
-        .and_then(fuser::Session::spawn)
+        .and_then(|session| thread::Builder::new().name("xip-fuse".into()).spawn(move || session.run()))
         .map(Serving)
         .map_err(Error::Handshake)
 }

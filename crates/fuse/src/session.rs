@@ -25,7 +25,9 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { threads: 4, read_ahead: 0, mount_points: Vec::new(), set_id: false }
+        // More would only take turns; one would make a second reader wait.
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+        Self { threads, read_ahead: 0, mount_points: Vec::new(), set_id: false }
     }
 }
 

@@ -68,8 +68,12 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// The inode or its attributes are damaged.
     pub fn xattr(self, ino: InodeNo, name: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let _ = (ino, name);
-        Err(Error::Unsupported("extended attributes are not read yet"))
+        // No value is longer than a block.
+        let mut value = vec![0; self.0.geometry().block_size as usize];
+        Ok(self.0.0.fs.xattr(ino, name, &mut value)?.map(|len| {
+            value.truncate(len);
+            value
+        }))
     }
 
     /// The names of the extended attributes.
@@ -77,8 +81,9 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// The inode or its attributes are damaged.
     pub fn xattrs(self, ino: InodeNo) -> Result<Vec<OsString>, Error> {
-        let _ = ino;
-        Err(Error::Unsupported("extended attributes are not read yet"))
+        let mut names = Vec::new();
+        self.0.0.fs.xattrs(ino, &mut |name, _| names.push(OsString::from_vec(name.to_vec())))?;
+        Ok(names)
     }
 
     /// The kind of an inode.

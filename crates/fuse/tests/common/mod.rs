@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test takes what it needs.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +29,8 @@ pub fn tree(at: &Path) {
     }
     fs::write(at.join("usr/share/doc/package/examples/deep"), b"five deep\n").unwrap();
     fs::write(at.join("usr").join("n".repeat(255)), b"long name").unwrap();
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe odd\nname\x01");
+    fs::write(at.join("usr").join(odd), b"any bytes but two").unwrap();
     for n in 0..300 {
         fs::write(at.join(format!("usr/share/doc/entry-{n:04}")), format!("{n}")).unwrap();
     }
