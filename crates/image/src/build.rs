@@ -4,7 +4,7 @@ use crate::data;
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::info::{self, Info};
-use crate::layout::{HUGE, Layout, Short};
+use crate::layout::{HUGE, Layout};
 use crate::names;
 use crate::output::Output;
 use crate::owner::Owner;
@@ -110,7 +110,8 @@ impl Build {
         let fail = |error| Error::Volume { image: image.into(), error };
         let Named { volume, inodes, need, layout } = self.name(&tree, image, &output, progress)?;
         progress.phase(Phase::Data, tree.data_bytes());
-        data::copy(source, &tree, &volume, &inodes, &need, &layout, progress)?;
+        data::copy(source, &tree, &volume, &inodes, &need, &layout, progress)
+            .map_err(|error| storage_full(error, &volume, image))?;
         names::finish(&volume, &tree, &inodes, self.source_date_epoch)?;
         volume.sync().map_err(fail)?;
         // By the reader, not from the plan: the writer and the reader check each other.
@@ -130,7 +131,7 @@ impl Build {
         let mut need = Need::of(tree, self.free.unwrap_or(0), self.align_from)?;
         let fixed = self.size.map(|bytes| bytes.div_ceil(4096).next_multiple_of(HUGE));
         let mut blocks = need.smallest(0)?;
-        loop {
+        for attempt in 0u32.. {
             if let Some(fixed) = fixed {
                 if blocks > fixed {
                     return Err(Error::TooSmall { size: fixed * 4096, needed: blocks * 4096 });
@@ -139,25 +140,27 @@ impl Build {
             }
             progress.phase(Phase::Names, tree.names.len() as u64);
             let volume = self.format(tree, blocks, need.inodes, image, output)?;
-            let before = u64::from(volume.statfs().map_err(fail)?.free_blocks);
-            let inodes = match names::create(&volume, tree, progress) {
-                Err(Error::File { error: xip_ext2::Error::NoSpace, .. }) => None,
-                other => Some(other?),
-            };
-            let mut short = 1;
-            if let Some(inodes) = inodes {
-                let mut free = Vec::new();
-                volume.free_runs(&mut |run| free.push(u64::from(run.start)..u64::from(run.end))).map_err(fail)?;
-                match need.place(volume.geometry(), &free) {
-                    Ok(layout) => return Ok(Named { volume, inodes, need, layout }),
-                    Err(Short(by)) => short = by,
+            let free_blocks = || volume.statfs().map(|statfs| u64::from(statfs.free_blocks)).map_err(fail);
+            let before = free_blocks()?;
+            match names::create(&volume, tree, progress).map_err(|error| storage_full(error, &volume, image)) {
+                Err(Error::File { error: xip_ext2::Error::NoSpace, .. }) => {}
+                Err(error) => return Err(error),
+                Ok(inodes) => {
+                    let mut free = Vec::new();
+                    let mut each = |run: std::ops::Range<u32>| free.push(u64::from(run.start)..u64::from(run.end));
+                    volume.free_runs(&mut each).map_err(fail)?;
+                    if let Ok(layout) = need.place(volume.geometry(), &free) {
+                        return Ok(Named { volume, inodes, need, layout });
+                    }
                 }
             }
-            // Once more, with what the names really took. It is at least one page of 2 MiB more, so this ends.
-            need.names = need.names.max(before - u64::from(volume.statfs().map_err(fail)?.free_blocks));
-            let least = if need.smallest(0)? > blocks { 0 } else { blocks + short.min(HUGE) };
-            blocks = need.smallest(least)?;
+            // Once more, with what the names really took; and if that was known, with more room each time.
+            let known = need.names;
+            need.names = known.max(before - free_blocks()?);
+            let more = if need.names > known { 0 } else { HUGE << attempt.min(16) };
+            blocks = need.smallest(blocks + more)?;
         }
+        Err(Error::TooLarge { what: "no size that was tried would do" })
     }
 
     fn format(
@@ -192,8 +195,28 @@ impl Build {
             what: "map the image",
             error: std::io::Error::from_raw_os_error(error.errno()),
         })?;
-        Volume::format(device, Alone::at(time), &format).map_err(|error| Error::Volume { image: image.into(), error })
+        Volume::format(device, Alone::at(time), &format).map_err(|error| match error {
+            xip_ext2::Error::NoSpace => no_storage(image),
+            error => Error::Volume { image: image.into(), error },
+        })
     }
+}
+
+/// A volume that has free blocks and yet no space: it is the storage under it that is full.
+fn storage_full(error: Error, volume: &Volume<MappedFile, Alone>, image: &Path) -> Error {
+    match error {
+        Error::File { error: xip_ext2::Error::NoSpace, .. }
+            if volume.statfs().is_ok_and(|statfs| statfs.free_blocks > 0) =>
+        {
+            no_storage(image)
+        }
+        error => error,
+    }
+}
+
+fn no_storage(image: &Path) -> Error {
+    let error = rustix::io::Errno::NOSPC.into();
+    Error::Image { image: image.into(), what: "write the image", error }
 }
 
 struct Named {

@@ -51,6 +51,9 @@ pub enum Error {
         /// What the system said.
         error: io::Error,
     },
+    /// The file is no image that could be mapped.
+    #[error(transparent)]
+    Device(#[from] xip_segment::Error),
     /// The tree does not fit into the size that was asked for: `ENOSPC`.
     #[error(
         "the tree needs {needed} bytes, more than the {size} that were asked for; give a --size of {needed} or more"
@@ -87,6 +90,7 @@ impl Error {
         let of = |error: &io::Error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
         match self {
             Self::Source { error, .. } | Self::Image { error, .. } => of(error),
+            Self::Device(error) => error.errno(),
             Self::Changed { .. } => Errno::BUSY.raw_os_error(),
             Self::File { error, .. } | Self::Volume { error, .. } => error.errno(),
             Self::TooSmall { .. } => Errno::NOSPC.raw_os_error(),

@@ -123,8 +123,7 @@ pub fn info(image: &Path) -> Result<Info, Error> {
     let fail = |what, error| Error::Image { image: image.into(), what, error };
     let file = File::open(image).map_err(|error| fail("open the image", error))?;
     let bytes = file.metadata().map_err(|error| fail("look at the image", error))?.len();
-    let device = MappedFile::open(file, Access::ReadOnly)
-        .map_err(|error| fail("map the image", std::io::Error::other(error.to_string())))?;
+    let device = MappedFile::open(file, Access::ReadOnly)?;
     let volume = Volume::open(device, Frozen).map_err(|error| Error::Volume { image: image.into(), error })?;
     inspect(&volume, image, bytes)
 }
@@ -190,24 +189,29 @@ impl<D: Device, E: Env> Walk<'_, D, E> {
         let mut seen = HashSet::from([InodeNo::ROOT]);
         let mut directories = vec![InodeNo::ROOT];
         self.files.directories = 1;
+        let inodes = self.volume.geometry().inodes;
         while let Some(directory) = directories.pop() {
-            let mut entries = Vec::new();
+            let mut fresh = Vec::new();
+            let mut linked = 0;
             // An entry has at least 12 bytes: a page of names is some 340 of them.
             let limit = self.steps.saturating_mul(340);
             let mut count = 0;
             self.volume.read_dir(directory, 0, &mut |entry| {
-                if !matches!(entry.name, b"." | b"..") {
-                    entries.push(entry.ino);
-                }
                 count += 1;
-                count < limit
+                if matches!(entry.name, b"." | b"..") {
+                    return true;
+                }
+                // A number out of range is met again below, as an error.
+                if seen.insert(entry.ino) {
+                    fresh.push(entry.ino);
+                } else {
+                    linked += 1;
+                }
+                entry.ino.0 <= inodes && count < limit
             })?;
             self.step(count / 340 + 1)?;
-            for number in entries {
-                if !seen.insert(number) {
-                    self.files.hard_links += 1;
-                    continue;
-                }
+            self.files.hard_links += linked;
+            for number in fresh {
                 let inode = self.volume.inode(number)?;
                 match inode.kind {
                     Kind::Directory => {

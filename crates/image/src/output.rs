@@ -139,3 +139,47 @@ fn named(directory: &OwnedFd) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
 fn temporary_names() -> impl Iterator<Item = Vec<u8>> {
     (0..100).map(|n| format!(".xip-build-{}-{n}", std::process::id()).into_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Where the file system knows no unnamed files.
+    fn create_named(image: &Path) -> Output {
+        let mut output = Output::create(image).unwrap();
+        let (file, temporary) = named(&output.directory).unwrap();
+        (output.file, output.temporary) = (file.into(), temporary);
+        output
+    }
+
+    fn names(directory: &Path) -> Vec<std::ffi::OsString> {
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn a_named_file_is_gone_when_the_build_fails_and_is_the_image_when_it_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        drop(create_named(&image));
+        assert_eq!(names(directory.path()).len(), 0);
+        for content in ["first", "second"] {
+            let output = create_named(&image);
+            output.file().unwrap().write_all(content.as_bytes()).unwrap();
+            output.publish().unwrap();
+            assert_eq!(names(directory.path()), ["image"]);
+            assert_eq!(std::fs::read_to_string(&image).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_replaced_and_not_the_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, link) = (directory.path().join("image"), directory.path().join("link"));
+        std::fs::write(&image, "old").unwrap();
+        std::os::unix::fs::symlink("image", &link).unwrap();
+        Output::create(&link).unwrap().publish().unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&image).unwrap(), b"");
+    }
+}

@@ -179,18 +179,20 @@ mod tests {
     #[test]
     fn blocks_of_pointers_are_counted_as_the_format_needs_them() {
         let mega = POINTERS * POINTERS;
-        for (data, expected) in [
-            (vec![], 0),
-            (vec![0..12], 0),
-            (vec![0..13], 1),
-            (vec![0..12 + 1024], 1),
-            (vec![0..12 + 1024 + 1], 3),
-            (vec![0..12 + 1024 + 1025], 4),
-            (vec![12..13, 1035..1036], 1),
-            (vec![1036 + 5..1036 + 6, 1036 + 1030..1036 + 1031], 3),
-            (vec![1036 + mega..1036 + mega + 1], 3),
-            (vec![0..1036 + mega + 1], 1 + 1 + 1024 + 3),
-        ] {
+        let cases: [(&[(u64, u64)], u64); 10] = [
+            (&[], 0),
+            (&[(0, 12)], 0),
+            (&[(0, 13)], 1),
+            (&[(0, 12 + 1024)], 1),
+            (&[(0, 12 + 1024 + 1)], 3),
+            (&[(0, 12 + 1024 + 1025)], 4),
+            (&[(12, 13), (1035, 1036)], 1),
+            (&[(1036 + 5, 1036 + 6), (1036 + 1030, 1036 + 1031)], 3),
+            (&[(1036 + mega, 1036 + mega + 1)], 3),
+            (&[(0, 1036 + mega + 1)], 1 + 1 + 1024 + 3),
+        ];
+        for (data, expected) in cases {
+            let data: Vec<Range<u64>> = data.iter().map(|&(start, end)| start..end).collect();
             assert_eq!(pointer_blocks(&data), expected, "{data:?}");
         }
     }

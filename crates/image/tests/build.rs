@@ -264,6 +264,7 @@ fn a_full_file_system_is_an_error_and_keeps_nothing() {
     let (left, free) = (list(out), rustix::fs::statvfs(out).unwrap().f_bfree * 4096);
     assert!(Command::new("umount").arg(out).status().unwrap().success());
     assert_eq!(error.errno(), rustix::io::Errno::NOSPC.raw_os_error(), "{error}");
+    assert!(error.to_string().contains("make room there"), "{error}");
     assert_eq!(left, Vec::<String>::new());
     assert!(free >= 4 << 20, "{free} bytes free");
 }

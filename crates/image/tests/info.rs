@@ -60,6 +60,7 @@ fn what_is_no_image_is_an_error_that_names_it() {
         error
     };
     assert!(matches!(check("missing"), Error::Image { .. }));
+    assert_eq!(check("missing").errno(), rustix::io::Errno::NOENT.raw_os_error());
     for (what, content) in [("empty", 0), ("shorter than a superblock", 1000), ("zeros", 1 << 20)] {
         fs::write(&file, vec![0; content]).unwrap();
         check(what);
