@@ -76,7 +76,7 @@ const CORNERS: &str = r#"
     : > empty; printf x > byte; head -c 4096 /dev/urandom > page; head -c 4097 /dev/urandom > page+1
     head -c 49152 /dev/urandom > direct; head -c 49153 /dev/urandom > indirect
     head -c 4300000 /dev/urandom > double; head -c 2097152 /dev/urandom > huge-page
-    truncate -s 5G hole; printf end >> hole
+    truncate -s 4200M hole; printf end >> hole
     truncate -s 1M sparse; printf middle | dd of=sparse bs=1 seek=500000 conv=notrunc status=none
     ln empty other-name; ln empty deep/third-name; ln -s "$(printf 'x%.0s' $(seq 59))" fast
     ln -s "$(printf 'x%.0s' $(seq 60))" slow; ln -s "$(printf 'x%.0s' $(seq 1000))" slower; ln -s absent broken

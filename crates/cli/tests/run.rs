@@ -230,8 +230,7 @@ fn a_killed_runner_takes_its_program_and_its_mount_with_it() {
         assert!(patience.elapsed() < Duration::from_secs(60), "{pids:?} are still there");
         std::thread::yield_now();
     }
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    assert!(!mounts.lines().any(|line| line.contains("fuse") && line.contains("xip")), "{mounts}");
+    // The mount was in a namespace that only they had. If anything had stayed, the segment would be in use.
     place.run(["rm", "small"]).succeeds();
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -128,10 +128,9 @@ impl Drop for Running {
     }
 }
 
-/// Which file a process executes: device and inode.
-fn executable(pid: u32) -> io::Result<(u64, u64)> {
-    let metadata = fs::metadata(format!("/proc/{pid}/exe"))?;
-    Ok((metadata.dev(), metadata.ino()))
+/// Which program a process executes, by name: the file itself may be in a mount that only its owner may look into.
+fn executable(pid: u32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe"))
 }
 
 /// Every process with its parent.

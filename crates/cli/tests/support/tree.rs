@@ -208,14 +208,17 @@ fn since_epoch(time: SystemTime) -> (i64, u32) {
     }
 }
 
-/// Of all bytes; holes of gigabytes are read too, so by pieces.
+/// Of all bytes. Holes of gigabytes are read too, and pieces of zeros are only counted.
 fn hash(mut file: impl Read) -> u64 {
+    let zeros = vec![0; 1 << 20];
+    let mut piece = Vec::new();
     let mut hasher = DefaultHasher::new();
-    let mut piece = vec![0; 1 << 20];
     loop {
-        match file.read(&mut piece).unwrap() {
+        piece.clear();
+        match file.by_ref().take(zeros.len() as u64).read_to_end(&mut piece).unwrap() {
             0 => return hasher.finish(),
-            len => hasher.write(&piece[..len]),
+            len if piece == zeros => hasher.write_usize(len),
+            _ => hasher.write(&piece),
         }
     }
 }
