@@ -104,7 +104,8 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     /// Pointers from this one to the end of its array.
     fn slots_left(&self, path: &Path, level: usize) -> u64 {
         let len = if level == 0 { DIRECT } else { self.pointers() };
-        len - u64::from(path.slots[level])
+        // The inode's pointers to pointers come after the direct ones, and are no array.
+        len.saturating_sub(u64::from(path.slots[level])).max(1)
     }
 
     fn hole(&self, path: &Path, level: usize, pointer_at: u64, want: u64) -> Result<Extent, Error> {

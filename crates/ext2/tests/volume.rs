@@ -128,6 +128,19 @@ fn sparse_files_reach_every_level_of_the_block_map() {
     fsck(&volume);
 }
 
+/// A hole under each of the inode's pointers to pointers, none of which is there.
+#[test]
+fn an_empty_file_of_any_size_reads_as_zeros() {
+    let volume = volume(512, 16);
+    let number = volume.create(InodeNo::ROOT, b"hole", &new(NewKind::Regular)).unwrap();
+    let File::Cached(file) = volume.file(number).unwrap() else { unreachable!() };
+    ops::truncate(&file, 8 << 30).unwrap();
+    for page in [0, 11, 12, 12 + 1024, 12 + 1024 + 1024 * 1024] {
+        assert_eq!(read(&volume, number, page * 4096, 5000), [0; 5000]);
+    }
+    fsck(&volume);
+}
+
 /// Contract 2: the reservation is undone, and contract 3: a short write, then `ENOSPC`.
 #[test]
 fn a_full_volume_stays_whole() {
