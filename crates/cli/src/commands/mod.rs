@@ -13,6 +13,7 @@ pub(crate) mod segments;
 mod stat;
 
 pub(crate) use demo::Args as DemoArgs;
+pub(crate) use run::OUR_OWN as RUN_FAILED;
 
 use std::process::ExitCode;
 

@@ -86,7 +86,7 @@ enum RootMode {
 }
 
 /// Exit codes of those who run programs for others, as `env` and `timeout` have them.
-const OUR_OWN: u8 = 125;
+pub(crate) const OUR_OWN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 

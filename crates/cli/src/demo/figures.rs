@@ -107,10 +107,13 @@ impl Figures {
     pub(crate) fn explanation(&self) -> String {
         let count = self.programs.len();
         let did = if self.executed { "executed" } else { "read" };
-        let besides =
-            if self.executed { format!(" In place, copies\ncost {}.", size(self.page_cache)) } else { String::new() };
+        let besides = match (self.executed, self.page_cache) {
+            (false, _) => String::new(),
+            (true, 0) => " In place,\ncopies cost nothing.".to_owned(),
+            (true, cost) => format!(" In place,\ncopies cost {}.", size(cost)),
+        };
         format!(
-            "All {count} were alive together and {did} the pages of one segment: {used} of its {segment}, in memory \
+            "All {count} were alive at the same time and {did} the pages of one segment: {used} of its {segment}, in memory \
              once.\nA page cache would have held those {used} a second time, beside the image that is in memory \
              already;\nseparate copies (an image or a guest for each) would have cost {separate}.{besides}",
             used = size(self.used),

@@ -10,13 +10,13 @@ mod tree;
 
 use std::env;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::json;
 use xip_image::Build;
 use xip_segment::{Segment, Store};
 
-use crate::commands::{DemoArgs, segments};
+use crate::commands::{self, DemoArgs, segments};
 use crate::failure::{Doing, Failure};
 use crate::output::{Output, size};
 use crate::progress::Progress;
@@ -68,18 +68,16 @@ fn play(args: &DemoArgs, output: Output, interrupt: &Interrupt) -> Result<(), Fa
     let _removal = Removal { store: &store, name: &name, keep: args.keep };
     say(format!("loaded    it as segment {name}: from here on the image is in memory, once"))?;
 
-    let obstacles: Vec<String> = xip_run::prerequisites(false).iter().map(ToString::to_string).collect();
-    if !obstacles.is_empty() {
-        programs = vec![reader::program(&name)?];
-        for obstacle in &obstacles {
-            say(format!("missing   {obstacle}"))?;
-        }
+    let obstacle = obstacle(&segment, &programs[0])?;
+    if let Some(obstacle) = &obstacle {
+        say(format!("missing   {obstacle}"))?;
         say("          so programs cannot run in place here; eight readers share the segment instead".into())?;
+        programs = vec![reader::program(&name)?];
     }
-    let figures = run(&segment, &programs, obstacles.is_empty(), interrupt)?;
+    let figures = run(&segment, &programs, obstacle.is_none(), interrupt)?;
 
     if args.json {
-        output.json(&json!({ "figures": figures, "left_out": missing, "obstacles": obstacles, "segment": name }))?;
+        output.json(&json!({ "figures": figures, "left_out": missing, "obstacle": obstacle, "segment": name }))?;
     } else {
         output.line("")?;
         output.table(&figures.table())?;
@@ -102,13 +100,24 @@ fn build(tree: &Path, image: &Path, interrupt: &Interrupt) -> Result<(), Failure
     build.run(tree, image, &progress).map(drop).map_err(|error| progress.failure(error))
 }
 
+/// Why programs cannot run in place here: what `xip run` says to the first one.
+fn obstacle(segment: &Segment, program: &Program) -> Result<Option<String>, Failure> {
+    let tried = xip()?.args(["run", segment.name(), "--"]).args(&program.command).stdin(Stdio::null()).output()?;
+    let words = String::from_utf8_lossy(&tried.stderr);
+    let failed = tried.status.code() == Some(commands::RUN_FAILED.into());
+    Ok(failed.then(|| words.trim().trim_start_matches("error: ").to_owned()))
+}
+
+fn xip() -> Result<Command, Failure> {
+    Ok(Command::new(env::current_exe().doing(|| "cannot find the program xip itself".into())?))
+}
+
 /// Runs eight, asks each, and looks at all of them while they are alive.
 fn run(segment: &Segment, programs: &[Program], in_place: bool, interrupt: &Interrupt) -> Result<Figures, Failure> {
-    let xip = env::current_exe().doing(|| "cannot find the program xip itself".into())?;
     let cast: Vec<&Program> = programs.iter().cycle().take(AT_ONCE).collect();
     let mut running = Vec::new();
     for program in &cast {
-        let mut command = Command::new(&xip);
+        let mut command = xip()?;
         if in_place {
             command.args(["run", segment.name(), "--env", "LC_ALL=C", "--"]);
         }
@@ -125,6 +134,7 @@ fn run(segment: &Segment, programs: &[Program], in_place: bool, interrupt: &Inte
         processes.push((running.name, pid.doing(|| format!("cannot find the process of {}", running.name))?));
     }
     let figures = Figures::of(&processes, segment, in_place).doing(|| "cannot look at the processes".into())?;
+    running.iter_mut().for_each(Running::end_input);
     for running in running {
         running.finish()?;
     }

@@ -75,8 +75,13 @@ impl Running {
     }
 
     /// Ends the program's input, and so the program.
-    pub(crate) fn finish(mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn end_input(&mut self) {
         drop(self.child.stdin.take());
+    }
+
+    /// Waits for the program's end.
+    pub(crate) fn finish(mut self) -> io::Result<ExitStatus> {
+        self.end_input();
         self.child.wait()
     }
 
@@ -116,7 +121,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
+        self.end_input();
         if let Ok(None) = self.child.try_wait() {
             // SIGTERM, not SIGKILL: the runner takes its mount and its program with it either way, but so
             // it can do it in order.
