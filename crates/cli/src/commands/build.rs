@@ -10,12 +10,10 @@ use crate::progress::Progress;
 use crate::signals::Interrupt;
 
 const HELP: &str = "\
-The same tree gives the same bytes: nothing in an image comes from the clock or from chance. With
-SOURCE_DATE_EPOCH set, no time in the image is later than it.
-
-Needs no root: owners are taken from the tree, or given with --owner. An interrupted build leaves
-nothing behind.
-
+The same tree gives the same bytes: nothing in an image comes from the clock or from chance. With \
+SOURCE_DATE_EPOCH set, no time in the image is later than it.\n\n\
+Needs no root: owners are taken from the tree, or given with --owner. An interrupted build leaves \
+nothing behind.\n\n\
 Examples:
   xip build rootfs/ debian.xip
   xip build rootfs/ debian.xip --owner 0:0 --exclude /var/cache --label debian

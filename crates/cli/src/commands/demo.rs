@@ -6,9 +6,8 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 const HELP: &str = "\
-Builds an image of this machine's own shell, python3, perl and git, loads it, runs eight of them in place at
-the same time, asks the kernel what each of them has in memory, and removes everything again.
-
+Builds an image of this machine's own shell, python3, perl and git, loads it, runs eight of them in place at \
+the same time, asks the kernel what each of them has in memory, and removes everything again.\n\n\
 Examples:
   xip demo
   xip demo --json

@@ -10,9 +10,8 @@ use crate::failure::Failure;
 use crate::output::{Output, size};
 
 const HELP: &str = "\
-A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it
-is there. Loading the same image again gives the same segment. It stays until `xip rm`.
-
+A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it \
+is there. Loading the same image again gives the same segment. It stays until `xip rm`.\n\n\
 Examples:
   xip load debian.xip
   xip load debian.xip --name base";

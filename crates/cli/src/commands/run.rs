@@ -17,16 +17,13 @@ use crate::output::{Output, Paint, Table, printable, size};
 use crate::signals::die_by;
 
 const HELP: &str = "\
-The program sees the image as its root directory, read-only, with /proc, /dev, /sys and /tmp. Its text, that
-of its libraries, and every other file it maps, is the segment itself. It needs no root: user namespaces and
-/dev/fuse are enough.
-
-What stands before PROGRAM is a segment if there is one of that name, otherwise an image. An image is loaded
-first, under its own name, and stays loaded (see `xip ls`) unless --rm is given.
-
-Exit status: the program's own. If a signal ended it, xip ends by the same signal (a shell shows 128 + its
-number). 125: xip itself failed; 126: the program cannot be executed; 127: it is not in the image.
-
+The program sees the image as its root directory, read-only, with /proc, /dev, /sys and /tmp. Its text, that \
+of its libraries, and every other file it maps, is the segment itself. It needs no root: user namespaces and \
+/dev/fuse are enough.\n\n\
+What stands before PROGRAM is a segment if there is one of that name, otherwise an image. An image is loaded \
+first, under its own name, and stays loaded (see `xip ls`) unless --rm is given.\n\n\
+Exit status: the program's own. If a signal ended it, xip ends by the same signal (a shell shows 128 + its \
+number). 125: xip itself failed; 126: the program cannot be executed; 127: it is not in the image.\n\n\
 Examples:
   xip run debian -- python3 -c 'print(6 * 7)'
   xip run debian.xip --bind $PWD:/work --workdir /work -- gcc -O2 -c main.c

@@ -7,9 +7,8 @@ use crate::failure::Failure;
 use crate::output::{Output, Table, count, printable, size};
 
 const HELP: &str = "\
-Every figure is the kernel's (/proc/PID/smaps and the like). Processes of other users are counted only as far
-as the kernel lets you look at them.
-
+Every figure is the kernel's (/proc/PID/smaps and the like). Processes of other users are counted only as far \
+as the kernel lets you look at them.\n\n\
 Examples:
   xip stat
   xip stat debian
