@@ -44,16 +44,6 @@ pub(crate) struct Plan {
     pub(crate) left: Vec<(Reason, u64)>,
 }
 
-impl Plan {
-    /// The only piece, when it is all of a mapping of `pages`.
-    pub(crate) fn whole(&self, pages: u64) -> Option<Piece> {
-        match *self.pieces {
-            [piece] if piece.at == 0 && piece.len == pages * PAGE_BYTES => Some(piece),
-            _ => None,
-        }
-    }
-}
-
 /// The plan for `request` on a file of `layout`. Pages beyond the end of the file are in no piece and not counted:
 /// their `SIGBUS` stays the kernel's (contract 4).
 pub(crate) fn plan(request: Request, layout: Layout<'_>) -> Plan {
@@ -114,7 +104,6 @@ mod tests {
         let layout = Layout { size: 10 * PAGE_BYTES - 5, tail_is_zero: true, runs: &[placed(0, 100, 10)] };
         let all = plan(of(0, 10), layout);
         assert_eq!(all, Plan { pieces: vec![piece(0, 10, 100)], left: vec![] });
-        assert_eq!(all.whole(10), Some(piece(0, 10, 100)));
         assert_eq!(plan(of(3, 2), layout).pieces, [piece(0, 2, 103)]);
     }
 
@@ -123,7 +112,6 @@ mod tests {
         let layout = Layout { size: PAGE_BYTES + 1, tail_is_zero: true, runs: &[placed(0, 100, 2)] };
         let beyond = plan(of(1, 5), layout);
         assert_eq!(beyond, Plan { pieces: vec![piece(0, 1, 101)], left: vec![] });
-        assert_eq!(beyond.whole(5), None);
         assert_eq!(plan(of(2, 5), layout), Plan::default());
         assert_eq!(plan(of(u64::MAX, 5), layout), Plan::default());
     }

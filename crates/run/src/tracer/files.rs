@@ -16,7 +16,7 @@ use xip::{File, InodeNo, PageIndex, Volume};
 #[derive(Debug)]
 pub(crate) struct Mounts {
     /// The program's root directory, kept so that its mount's number stays its own.
-    pub(crate) root: OwnedFd,
+    pub(crate) _root: OwnedFd,
     /// The layer over the volume, when there is one.
     pub(crate) upper: Option<OwnedFd>,
     /// The device number that mappings of files of the root have.

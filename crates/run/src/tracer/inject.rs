@@ -130,20 +130,13 @@ impl<'t, 'a> Injection<'t, 'a> {
         if self.caller.is_some() {
             self.set_call(libc::SYS_exit, [0; 6])?;
             sys::resume(self.thread, 0)?;
-            while !matches!(sys::wait(self.thread, true), Ok(Some((_, Status::Exited(_) | Status::Killed(_)))) | Err(_)) {
-                // It may be told to stop on its way out.
-                let _ = sys::resume(self.thread, 0);
+            match self.next_stop()? {
+                Status::Exited(_) | Status::Killed(_) => {}
+                other => return self.unexpected(other),
             }
         }
         // No call is in progress any more: it is not made, and not restarted.
         sys::set_registers(program, &Registers { orig_rax: u64::MAX, rax, ..self.saved })?;
-        self.release(program)
-    }
-
-    /// The thread goes on with its own call, unchanged.
-    pub(super) fn abandon(self) -> Result<()> {
-        let program = self.thread;
-        sys::set_registers(program, &self.saved)?;
         self.release(program)
     }
 
@@ -174,8 +167,7 @@ impl<'t, 'a> Injection<'t, 'a> {
     /// The thread's next stop that is not about signals; after those it goes on by `resume`.
     fn next_stop_by(&mut self, resume: fn(pid_t) -> Result<()>) -> Result<Status> {
         loop {
-            let Some((_, status)) = sys::wait(self.thread, true)? else { return Err(Gone) };
-            match status {
+            match self.tracer.wait_for(self.thread)? {
                 Status::Event(EVENT_STOP, signal) => {
                     // Also how a new thread begins, with SIGTRAP.
                     self.stopped |= signal != libc::SIGTRAP;
@@ -202,18 +194,18 @@ impl<'t, 'a> Injection<'t, 'a> {
             let ready = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)).unwrap_or(0);
             if ready == 0 {
                 // Nothing: look whether the thread is still there.
-                match sys::wait(self.thread, false)? {
+                match self.tracer.look_for(self.thread)? {
                     None => continue,
-                    Some((_, Status::Event(EVENT_STOP, signal))) => {
+                    Some(Status::Event(EVENT_STOP, signal)) => {
                         self.stopped |= signal != libc::SIGTRAP;
                         sys::resume(self.thread, 0)?;
                         continue;
                     }
-                    Some((_, Status::Signal(signal))) => {
+                    Some(Status::Signal(signal)) => {
                         sys::resume(self.thread, signal)?;
                         continue;
                     }
-                    Some((_, other)) => return self.unexpected(other),
+                    Some(other) => return self.unexpected(other),
                 }
             }
             let Ok((id, thread)) = sys::receive_notification(listener) else { continue };

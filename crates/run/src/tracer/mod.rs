@@ -71,6 +71,40 @@ impl Tracer<'_> {
         }
     }
 
+    /// Waits for one thread. What others have to say is kept, and their ends are taken note of: until then the kernel
+    /// may keep this one waiting.
+    fn wait_for(&mut self, thread: pid_t) -> Result<Status> {
+        if let Some(status) = self.queued(thread) {
+            return Ok(status);
+        }
+        loop {
+            match sys::wait(-1, true)? {
+                Some((who, status)) if who == thread => return Ok(status),
+                Some(other) => self.queue.push_back(other),
+                None => return Err(Gone),
+            }
+        }
+    }
+
+    /// As [`Tracer::wait_for`], without waiting.
+    fn look_for(&mut self, thread: pid_t) -> Result<Option<Status>> {
+        if let Some(status) = self.queued(thread) {
+            return Ok(Some(status));
+        }
+        while let Some((who, status)) = sys::wait(-1, false)? {
+            if who == thread {
+                return Ok(Some(status));
+            }
+            self.queue.push_back((who, status));
+        }
+        Ok(None)
+    }
+
+    fn queued(&mut self, thread: pid_t) -> Option<Status> {
+        let at = self.queue.iter().position(|(who, _)| *who == thread)?;
+        self.queue.remove(at).map(|(_, status)| status)
+    }
+
     fn serve(&mut self, thread: pid_t, status: Status) -> Result<()> {
         match status {
             Status::Exited(code) => self.ended(thread, End::Exited(code)),
@@ -142,13 +176,12 @@ impl Tracer<'_> {
     /// Has a thread make its call, which does not wait for anything, before anything else is done.
     fn to_the_end(&mut self, thread: pid_t) -> Result<()> {
         sys::resume_to_syscall(thread)?;
-        match sys::wait(thread, true)? {
-            Some((_, Status::Syscall)) => sys::resume(thread, 0),
-            Some(other) => {
-                self.queue.push_back(other);
+        match self.wait_for(thread)? {
+            Status::Syscall => sys::resume(thread, 0),
+            other => {
+                self.queue.push_back((thread, other));
                 Ok(())
             }
-            None => Err(Gone),
         }
     }
 

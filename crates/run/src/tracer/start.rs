@@ -178,7 +178,7 @@ fn mounts(message: &[u8], fds: Vec<OwnedFd>) -> Result<Mounts, Error> {
     let (device, mount_id) = (number(1).ok_or_else(wrong)?, number(9).ok_or_else(wrong)?);
     let mut fds = fds.into_iter();
     let root = fds.next().ok_or_else(wrong)?;
-    Ok(Mounts { root, upper: fds.next(), device, mount_id })
+    Ok(Mounts { _root: root, upper: fds.next(), device, mount_id })
 }
 
 /// A number that no program has in the upper half of an argument by accident.
