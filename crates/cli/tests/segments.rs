@@ -43,6 +43,24 @@ fn options_of_build_are_found_in_the_image() {
 }
 
 #[test]
+fn names_of_any_bytes_and_of_full_length_go_through() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let names: [&[u8]; 4] = [&[b'n'; 255], b"\xff\xfe not utf-8", b"a\nline \x1b[31m", b" -x"];
+    std::fs::create_dir(place.path("tree")).unwrap();
+    for name in names {
+        std::fs::write(place.path("tree").join(std::ffi::OsStr::from_bytes(name)), name).unwrap();
+    }
+    let (tree, image) = (place.path("tree"), place.path("names.xip"));
+    let built = place.run(["build", tree.to_str().unwrap(), image.to_str().unwrap(), "--json"]).succeeds().json();
+    assert_eq!(built["files"]["regular"], names.len());
+    let volume = xip::Volume::open(&image).unwrap();
+    for name in names {
+        assert_eq!(volume.read(std::ffi::OsStr::from_bytes(name)).unwrap(), name);
+    }
+}
+
+#[test]
 fn a_segment_is_listed_described_and_removed() {
     let place = Place::new();
     let image = place.image();

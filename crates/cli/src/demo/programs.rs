@@ -140,6 +140,7 @@ fn program(
 ) -> io::Result<Program> {
     tree.add(path)?;
     tree.add_libraries(path)?;
+    tree.name(name, path)?;
     let path = path.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
     let command = [path].iter().chain(arguments).map(ToString::to_string).collect();
     Ok(Program { name, command, question: question.to_owned(), right })

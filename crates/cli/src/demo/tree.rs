@@ -72,6 +72,15 @@ impl Tree {
         Ok(resolved)
     }
 
+    /// Makes a program known by a name in `/usr/bin`, where `PATH` finds it, if the tree has no such name.
+    pub(crate) fn name(&mut self, name: &str, program: &Path) -> io::Result<()> {
+        let link = self.add(Path::new("/usr/bin"))?.join(name);
+        if self.have.insert(link.clone()) {
+            symlink(program, self.inside(&link))?;
+        }
+        Ok(())
+    }
+
     /// Adds a directory and what is below it, but for the entries that `skip` names.
     pub(crate) fn add_all(&mut self, path: &Path, skip: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
         let directory = self.add(path)?;
