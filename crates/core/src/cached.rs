@@ -56,11 +56,17 @@ impl<P: PageIo> Pages for Cached<P> {
     }
 
     fn zero_within_page(&self, from: u64, to: u64) -> Result<(), P::Error> {
-        let zeros = [0u8; 256];
+        let mut bytes = [0u8; 256];
         let mut at = from;
         while at < to {
-            let len = usize::try_from(to - at).unwrap_or(zeros.len()).min(zeros.len());
-            at += self.copy_in(at, &zeros[..len])? as u64;
+            let len = usize::try_from(to - at).unwrap_or(bytes.len()).min(bytes.len());
+            let len = self.copy_out(at, &mut bytes[..len])?;
+            // What reads as zeros may be a hole, which a write would give storage.
+            if bytes[..len].iter().any(|&byte| byte != 0) {
+                bytes[..len].fill(0);
+                self.copy_in(at, &bytes[..len])?;
+            }
+            at += len as u64;
         }
         Ok(())
     }

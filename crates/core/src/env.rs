@@ -31,6 +31,9 @@ pub trait Env {
     where
         Self: 'a;
 
+    /// Whether a volume in it refuses every change, whatever its device allows.
+    const READ_ONLY: bool = false;
+
     /// The time now, for atime, mtime and ctime.
     fn now(&self) -> Timestamp;
 
@@ -73,6 +76,7 @@ pub struct Frozen;
 
 impl Env for Frozen {
     type Guard<'a> = ();
+    const READ_ONLY: bool = true;
     fn now(&self) -> Timestamp {
         Timestamp::default()
     }

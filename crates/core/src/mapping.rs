@@ -142,7 +142,7 @@ impl<M: Mapping> InPlace<M> {
         Ok(match self.0.get_xip_pages(PageIndex::of(offset), want, Create::No)? {
             Extent::Storage(run) => {
                 let region = self.0.device().direct_access(run.first, run.count.min(want))?;
-                let len = len.min(region.len() - within);
+                let len = len.min(region.len().saturating_sub(within));
                 Piece::Storage(region.part(within, len).ok_or(Error::Invalid("a region shorter than a page"))?)
             }
             Extent::Hole(pages) => {

@@ -154,9 +154,15 @@ pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> 
         // After the data: no one sees a size whose bytes are not there yet.
         file.publish_size(end)?;
     }
-    match failure {
-        Some(error) if done == 0 => return Err(error),
-        _ => {}
+    if let Some(error) = failure {
+        // Storage that was given to pages beyond the end, and got no bytes: no one would find it.
+        let size = if done == 0 { old_size } else { end.max(old_size) };
+        if start.saturating_add(want as u64) > size {
+            let _ = file.free_from(PageIndex::count(size));
+        }
+        if done == 0 {
+            return Err(error);
+        }
     }
     if how.durable != Durable::No {
         file.sync(how.durable == Durable::Data)?;

@@ -198,7 +198,18 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         let pointer_blocks: u32 = made.iter().flatten().map(|pointers| pointers.count).sum();
         self.count_blocks(i64::from(data.count + pointer_blocks))?;
         // This publishes.
-        self.put_pointers(pointer_at, child, if level == last { data.count } else { 1 })?;
+        let published = if level == last { data.count } else { 1 };
+        if let Err(error) = self.put_pointers(pointer_at, child, published) {
+            // Some may be stored. Only when none is, the blocks can be given back (rule 2 of contract 7); else they are
+            // leaked.
+            if self.clear_pointers(pointer_at, published).is_ok() {
+                let _ = self.count_blocks(-i64::from(data.count + pointer_blocks));
+            } else {
+                made.into_iter().flatten().for_each(Reservation::commit);
+                data.commit();
+            }
+            return Err(error);
+        }
 
         if self.goal.get().data.is_some() {
             self.goal.update(|old| Goal { data: Some(data.first + data.count), ..old });
@@ -223,6 +234,14 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
             done += n;
         }
         Ok(self.volume.device.flush(at, 4 * u64::from(count))?)
+    }
+
+    fn clear_pointers(&self, at: u64, count: u32) -> Result<(), Error> {
+        for n in 0..u64::from(count) {
+            self.volume.device.write(at + 4 * n, &[0; 4])?;
+        }
+        self.volume.device.flush(at, 4 * u64::from(count))?;
+        Ok(self.volume.device.fence()?)
     }
 
     /// Where the block of page `index` should stand.

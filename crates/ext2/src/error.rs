@@ -52,7 +52,7 @@ pub enum Error {
     WrongKind,
     /// The directory is not empty: `ENOTEMPTY`.
     NotEmpty,
-    /// Longer than 255 bytes: `ENAMETOOLONG`.
+    /// A name longer than 255 bytes, or a target of a symbolic link that a block does not hold: `ENAMETOOLONG`.
     NameTooLong,
     /// Empty, or with a slash or a zero byte in it: `EINVAL`.
     InvalidName,
@@ -134,7 +134,9 @@ impl fmt::Display for Error {
             Self::IsDirectory => f.write_str("is a directory"),
             Self::WrongKind => f.write_str("not the kind of file this needs"),
             Self::NotEmpty => f.write_str("the directory is not empty"),
-            Self::NameTooLong => f.write_str("the name is longer than 255 bytes"),
+            Self::NameTooLong => {
+                f.write_str("the name is longer than 255 bytes, or the target of the link than a block")
+            }
             Self::InvalidName => f.write_str("a name cannot be empty or hold a slash or a zero byte"),
             Self::TooManyLinks => f.write_str("the file has as many links as the format can count"),
             Self::DirectoryFull => f.write_str("the directory's index is full"),

@@ -4,7 +4,7 @@
 use crate::blockmap::Goal;
 use crate::error::Error;
 use crate::geometry::feature;
-use crate::inode::{InodeNo, Kind, SetAttributes};
+use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
 use crate::volume::Volume;
 use core::cell::Cell;
 use xip_core::{
@@ -109,11 +109,21 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         // `relatime`: only when it would otherwise lie before the last change, or by more than a day. Reading has
         // succeeded; a failure here is not the reader's.
         let now = self.volume.env.now();
-        if let Ok(inode) = self.volume.inode(self.number)
-            && (inode.atime <= inode.mtime || inode.atime <= inode.ctime || now.seconds - inode.atime.seconds >= DAY)
-        {
+        let due = |inode: &Inode| {
+            inode.atime != now
+                && (inode.atime <= inode.mtime
+                    || inode.atime <= inode.ctime
+                    || now.seconds.saturating_sub(inode.atime.seconds) >= DAY)
+        };
+        if !self.volume.inode(self.number).is_ok_and(|inode| due(&inode)) {
+            return;
+        }
+        // Once more under the lock: the ctime that is kept must be that of the last change.
+        let _guard = self.exclusive();
+        if let (Ok(inode), Ok(mut raw)) = (self.volume.inode(self.number), self.volume.raw_inode(self.number)) {
             let change = SetAttributes { atime: Some(now), ctime: Some(inode.ctime), ..SetAttributes::default() };
-            let _ = self.volume.set_attributes(self.number, &change);
+            change.apply(&mut raw, now);
+            let _ = self.volume.write_raw_inode(self.number, &raw);
         }
     }
 

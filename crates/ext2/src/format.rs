@@ -40,9 +40,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(Error::BadGeometry { field: "the number of blocks of the device", value: device.pages() });
         }
         let mut volume = Self { device, env, geometry, read_only: None };
-        if !volume.device.properties().writable {
-            volume.read_only = Some("its device is");
-        }
+        volume.read_only = volume.forbidden();
         volume.check_writable()?;
         volume.write_metadata(format)?;
         let hash_seed = format.hash_seed;
@@ -147,7 +145,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             uid: format.root_owner.0,
             gid: format.root_owner.1,
         };
-        self.write_new_inode(InodeNo(ROOT), &root, 2)?;
+        self.write_new_inode(InodeNo(ROOT), &self.new_record(&root)?)?;
         self.count_directory(InodeNo(ROOT))?;
         let mut blocks = self.directory(InodeNo(ROOT))?;
         dir::init(&mut blocks, ROOT, ROOT)?;

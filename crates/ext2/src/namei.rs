@@ -106,7 +106,9 @@ impl<D: Device, E: Env> Volume<D, E> {
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NameTooLong`], [`Error::InvalidName`], [`Error::NotDirectory`],
-    /// [`Error::TooManyLinks`] for a directory in a full parent, [`Error::NoSpace`], [`Error::ReadOnly`].
+    /// [`Error::TooManyLinks`] for a directory in a full parent, [`Error::NoSpace`], [`Error::ReadOnly`];
+    /// [`Error::NotFound`] for a link to nothing, as the kernel has it, [`Error::Unsupported`] for device numbers too
+    /// large.
     pub fn create(&self, parent: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
@@ -119,10 +121,13 @@ impl<D: Device, E: Env> Volume<D, E> {
         if is_directory && self.raw_inode(parent)?.links() >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
+        let record = self.new_record(new)?;
         let number = self.reserve_inode(parent, is_directory)?;
-        let made = self.make(number, parent, new).and_then(|()| {
+        let mut counted = false;
+        let made = self.make(number, parent, new, &record).and_then(|()| {
             if is_directory {
                 self.change_links(parent, 1)?;
+                counted = true;
             }
             self.device.fence()?;
             dir::insert(&mut directory, name, number.0, new.kind.kind().entry_type())
@@ -130,6 +135,9 @@ impl<D: Device, E: Env> Volume<D, E> {
         if let Err(error) = made {
             // Undo: nothing names the inode. What cannot be undone is leaked, which a check finds.
             let _ = self.unmake(number, is_directory);
+            if counted {
+                let _ = self.change_links(parent, -1);
+            }
             return Err(error);
         }
         self.touch(parent)?;
@@ -142,7 +150,10 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// [`Error::IsDirectory`], [`Error::TooManyLinks`], and as [`Volume::create`].
     pub fn link(&self, parent: InodeNo, name: &[u8], number: InodeNo) -> Result<(), Error> {
         self.check_writable()?;
-        let _guard = self.env.exclusive(LockId::Inode(parent.0));
+        // Both change; the lower number first, as the order of locks has it.
+        let (low, high) = (parent.min(number), parent.max(number));
+        let _low = self.env.exclusive(LockId::Inode(low.0));
+        let _high = (low != high).then(|| self.env.exclusive(LockId::Inode(high.0)));
         let inode = self.inode(number)?;
         if inode.kind == Kind::Directory {
             return Err(Error::IsDirectory);
@@ -158,7 +169,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.change_links(number, 1)?;
         self.device.fence()?;
         if let Err(error) = dir::insert(&mut directory, name, number.0, inode.kind.entry_type()) {
-            self.change_links(number, -1)?;
+            let _ = self.change_links(number, -1);
             return Err(error);
         }
         self.touch(parent)
@@ -189,8 +200,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Stores a new inode, whole, and what it needs to be one.
-    fn make(&self, number: InodeNo, parent: InodeNo, new: &NewInode<'_>) -> Result<(), Error> {
-        self.write_new_inode(number, new, if matches!(new.kind, NewKind::Directory) { 2 } else { 1 })?;
+    fn make(&self, number: InodeNo, parent: InodeNo, new: &NewInode<'_>, record: &RawInode) -> Result<(), Error> {
+        self.write_new_inode(number, record)?;
         match new.kind {
             NewKind::Directory => dir::init(&mut self.directory(number)?, number.0, parent.0),
             NewKind::Symlink(target) if target.len() > FAST => {
@@ -205,15 +216,19 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
     }
 
-    pub(crate) fn write_new_inode(&self, number: InodeNo, new: &NewInode<'_>, links: u16) -> Result<(), Error> {
+    /// The inode of a new file; what cannot be one is refused here, before anything is taken for it.
+    pub(crate) fn new_record(&self, new: &NewInode<'_>) -> Result<RawInode, Error> {
         let mut raw = RawInode::default();
         raw.set_mode(new.kind.kind().mode());
-        raw.set_links(links);
+        raw.set_links(if matches!(new.kind, NewKind::Directory) { 2 } else { 1 });
         raw.set_extra_size(EXTRA);
         match new.kind {
             NewKind::Symlink(target) => {
+                if target.is_empty() {
+                    return Err(Error::NotFound);
+                }
                 // With its final zero a target fits in one block, as the kernel reads it.
-                if target.is_empty() || target.len() >= self.geometry.block_size as usize {
+                if target.len() >= self.geometry.block_size as usize {
                     return Err(Error::NameTooLong);
                 }
                 raw.set_size_low(u32::try_from(target.len()).unwrap_or(u32::MAX));
@@ -241,6 +256,10 @@ impl<D: Device, E: Env> Volume<D, E> {
             crtime: now,
         }
         .apply(&mut raw, self.env.now());
+        Ok(raw)
+    }
+
+    pub(crate) fn write_new_inode(&self, number: InodeNo, record: &RawInode) -> Result<(), Error> {
         // The whole record, so that no attribute of a file that was here before survives.
         let at = self.inode_at(number)?;
         let rest = at + RawInode::LEN as u64..at + u64::from(self.geometry.inode_size);
@@ -248,7 +267,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         for part in rest.step_by(32) {
             self.device.write(part, &[0; 32])?;
         }
-        self.write_raw_inode(number, &raw)
+        self.write_raw_inode(number, record)
     }
 
     fn unmake(&self, number: InodeNo, directory: bool) -> Result<(), Error> {

@@ -36,7 +36,7 @@ pub struct Statfs {
 }
 
 impl<D: Device, E: Env> Volume<D, E> {
-    /// Opens the volume on `device`. It is read-only when the device is, when it has features that ask for it, or
+    /// Opens the volume on `device`. It is read-only when the device or the environment is, when it has features that ask for it, or
     /// when its blocks are not pages; [`Volume::read_only`] says which.
     ///
     /// # Errors
@@ -57,9 +57,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             });
         }
         let known = feature::RO_COMPAT_SPARSE_SUPER | feature::RO_COMPAT_LARGE_FILE;
-        let read_only = if !device.properties().writable {
-            Some("its device is")
-        } else if geometry.ro_compat & !known != 0 {
+        let read_only = if geometry.ro_compat & !known != 0 {
             Some("it has features that this program can read but not write")
         } else if geometry.block_size as usize != PAGE_SIZE {
             Some("only volumes with blocks of 4096 bytes are written")
@@ -68,7 +66,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         } else {
             None
         };
-        let volume = Self { device, env, geometry, read_only };
+        let mut volume = Self { device, env, geometry, read_only };
+        volume.read_only = volume.forbidden().or(read_only);
         for group in 0..geometry.groups {
             volume.group(group)?;
         }
@@ -145,6 +144,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn set_attributes(&self, number: InodeNo, change: &SetAttributes) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
+        // That it is in use.
+        self.inode(number)?;
         let mut raw = self.raw_inode(number)?;
         change.apply(&mut raw, self.env.now());
         self.write_raw_inode(number, &raw)
@@ -157,6 +158,17 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn sync(&self) -> Result<(), Error> {
         self.device.flush(0, self.geometry.bytes())?;
         Ok(self.device.fence()?)
+    }
+
+    /// Why nobody may write here, whatever the volume is like.
+    pub(crate) fn forbidden(&self) -> Option<&'static str> {
+        if !self.device.properties().writable {
+            Some("its device is")
+        } else if E::READ_ONLY {
+            Some("it was opened only to be read")
+        } else {
+            None
+        }
     }
 
     pub(crate) fn check_writable(&self) -> Result<(), Error> {

@@ -16,10 +16,11 @@ pub enum Found {
     Failed(Error),
 }
 
-/// Walks the whole volume, each inode once as a directory. Reads at most `most` bytes of a file.
+/// Walks the whole volume, each inode once, whatever its names. Reads at most `most` bytes of a file.
 pub fn walk(volume: &Volume<Bytes, Alone>, most: usize) -> BTreeMap<Vec<u8>, Found> {
     let mut found = BTreeMap::new();
     let mut seen = std::collections::BTreeSet::new();
+    let mut files = BTreeMap::new();
     let mut todo = vec![(Vec::new(), InodeNo::ROOT)];
     while let Some((path, number)) = todo.pop() {
         let inode = match volume.inode(number) {
@@ -46,7 +47,10 @@ pub fn walk(volume: &Volume<Bytes, Alone>, most: usize) -> BTreeMap<Vec<u8>, Fou
                 result.map_or_else(Found::Failed, |()| Found::Directory)
             }
             Kind::Directory => Found::Directory,
-            Kind::Regular => contents(volume, number, most).map_or_else(Found::Failed, Found::File),
+            Kind::Regular => files
+                .entry(number)
+                .or_insert_with(|| contents(volume, number, most).map_or_else(Found::Failed, Found::File))
+                .clone(),
             Kind::Symlink => {
                 let mut to = vec![0; 4096];
                 volume.read_link(number, &mut to).map_or_else(Found::Failed, |len| Found::Link(to[..len].to_vec()))
