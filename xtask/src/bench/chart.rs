@@ -26,7 +26,7 @@ pub(crate) fn draw(comparisons: &[Comparison]) -> String {
             let length = (median / slowest * LONGEST).max(1.0);
             let label = match place {
                 0 => time(median),
-                _ => format!("{} ({:.2} × ours)", time(median), series.ratio(ours)),
+                _ => format!("{}, ours {:.2} ×", time(median), ours.ratio(series)),
             };
             let class = if place == 0 { "o" } else { "x" };
             let name = escape(&series.name);
