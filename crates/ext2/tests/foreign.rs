@@ -34,8 +34,8 @@ fn volumes_of_mke2fs_read_the_same_at_every_block_size() {
         assert!(made.success());
         let volume = Volume::open(Bytes::of(&std::fs::read(&image).unwrap()), Alone::default()).unwrap();
         let found = walk(&volume, 100 << 20);
-        assert_eq!(found[b"/big".as_slice()], Found::File(big.clone()), "block size {block}");
-        assert_eq!(found[b"/a/b/small".as_slice()], Found::File(b"small".to_vec()));
+        assert_eq!(found[b"/big".as_slice()], Found::File(big.clone().into()), "block size {block}");
+        assert_eq!(found[b"/a/b/small".as_slice()], Found::File(b"small".to_vec().into()));
         assert_eq!(found[b"/a/fast".as_slice()], Found::Link(b"b/small".to_vec()));
         assert_eq!(found[b"/a/slow".as_slice()], Found::Link(vec![b'x'; 500]));
         // And `lost+found`.

@@ -2,6 +2,7 @@
 
 use super::Bytes;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use xip_core::ops;
 use xip_core::{Alone, Pages};
 use xip_ext2::{Error, File, InodeNo, Kind, Volume};
@@ -10,7 +11,8 @@ use xip_ext2::{Error, File, InodeNo, Kind, Volume};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
     Directory,
-    File(Vec<u8>),
+    /// Shared by all names of the file.
+    File(Rc<Vec<u8>>),
     Link(Vec<u8>),
     Other(Kind),
     Failed(Error),
@@ -49,7 +51,9 @@ pub fn walk(volume: &Volume<Bytes, Alone>, most: usize) -> BTreeMap<Vec<u8>, Fou
             Kind::Directory => Found::Directory,
             Kind::Regular => files
                 .entry(number)
-                .or_insert_with(|| contents(volume, number, most).map_or_else(Found::Failed, Found::File))
+                .or_insert_with(|| {
+                    contents(volume, number, most).map_or_else(Found::Failed, |bytes| Found::File(bytes.into()))
+                })
                 .clone(),
             Kind::Symlink => {
                 let mut to = vec![0; 4096];
