@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
         Command::Setup => setup::ensure(),
         Command::Rootfs => rootfs::ensure().map(drop),
         Command::Bench => bench::run_all(),
-        Command::Test => test::run_tests(),
+        Command::Test => test::run_all(),
     }
 }
 
