@@ -3,7 +3,8 @@
 //! A thread that stands before a system call, in a seccomp stop, is given another call to make, and the address of
 //! a `syscall` instruction to come back to; its fifth argument carries the cookie. So it makes the call, comes
 //! back, makes a call whose number is the result of the first, and stands in a seccomp stop again, where the result is
-//! read and the next call given. One stop for each call, no signals, and at the end everything is as it was.
+//! read and the next call given. One stop for each call, no signals, and at the end everything is as it was. Calls that
+//! can be interrupted are looked at when they end, before the kernel makes them again.
 //!
 //! The segment's descriptor comes by such a call too, [`MAGIC`], which the filter turns into a notification; the
 //! runner's answer puts the descriptor into the thread's table. It is closed before the thread goes on. Where other
@@ -53,9 +54,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let blocked = sys::blocked_signals(thread)?;
         sys::block_signals(thread, !0)?;
         let mut this = Self { tracer, thread, caller: None, saved, blocked, instruction, stopped: false };
-        sys::set_registers(thread, &Registers { rip: instruction, r8: this.cookie(), ..saved })?;
-        sys::resume(thread, 0)?;
-        this.wait_injected()?;
+        this.enter()?;
         Ok(this)
     }
 
@@ -65,15 +64,16 @@ impl<'t, 'a> Injection<'t, 'a> {
         const FLAGS: i32 =
             libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_FS | libc::CLONE_SYSVSEM;
         let mut this = Self::at_call(tracer, caller, saved)?;
-        this.set_call(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0])?;
-        sys::resume(caller, 0)?;
         let helper = loop {
+            this.set_call(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0])?;
+            sys::resume_to_syscall(caller)?;
             match this.next_stop()? {
                 Status::Event(libc::PTRACE_EVENT_CLONE, _) => {
                     break pid_t::try_from(sys::event_message(caller)?).map_err(|_| Gone)?;
                 }
-                // It came back: there is no helper.
-                Status::Event(libc::PTRACE_EVENT_SECCOMP, _) => {
+                Status::Syscall if this.interrupted()? => this.enter()?,
+                Status::Syscall => {
+                    this.enter()?;
                     sys::set_registers(caller, &saved)?;
                     this.release(caller)?;
                     return Ok(None);
@@ -83,11 +83,9 @@ impl<'t, 'a> Injection<'t, 'a> {
         };
         // The caller waits at the end of its call.
         sys::resume_to_syscall(caller)?;
-        loop {
-            match this.next_stop_by(sys::resume_to_syscall)? {
-                Status::Syscall => break,
-                other => return this.unexpected(other),
-            }
+        match this.next_stop()? {
+            Status::Syscall => {}
+            other => return this.unexpected(other),
         }
         this.caller = Some(caller);
         this.thread = helper;
@@ -114,13 +112,34 @@ impl<'t, 'a> Injection<'t, 'a> {
         Ok(sys::registers(self.thread)?.orig_rax.cast_signed())
     }
 
+    /// From anywhere outside of a call: to a stop before the next one.
+    fn enter(&mut self) -> Result<()> {
+        let (rip, r8) = (self.instruction, self.cookie());
+        let nothing = Registers { rip, r8, rax: u64::from(MAGIC) + 1, orig_rax: u64::MAX, ..self.saved };
+        sys::set_registers(self.thread, &nothing)?;
+        sys::resume(self.thread, 0)?;
+        self.wait_injected()
+    }
+
+    /// Whether the call that the thread is at the end of is one that the kernel would have it make again: behind our
+    /// back, and by going back one instruction from where we sent it.
+    fn interrupted(&self) -> Result<bool> {
+        let result = sys::registers(self.thread)?.rax.cast_signed();
+        // ERESTARTSYS and its like.
+        Ok((-516..=-512).contains(&result))
+    }
+
     /// Gives the thread the segment's descriptor; its number, or a negative error.
     pub(super) fn segment(&mut self) -> Result<i64> {
-        self.set_call(MAGIC.into(), [0; 6])?;
-        sys::resume(self.thread, 0)?;
-        let fd = self.answer_notification()?;
-        self.wait_injected()?;
-        Ok(fd)
+        loop {
+            self.set_call(MAGIC.into(), [0; 6])?;
+            sys::resume_to_syscall(self.thread)?;
+            if let Some(fd) = self.answer_notification()? {
+                self.enter()?;
+                return Ok(fd);
+            }
+            self.enter()?;
+        }
     }
 
     /// Everything as it was, but for the result of the program's call; the program goes on.
@@ -160,18 +179,14 @@ impl<'t, 'a> Injection<'t, 'a> {
         }
     }
 
+    /// The thread's next stop that is not about signals.
     fn next_stop(&mut self) -> Result<Status> {
-        self.next_stop_by(|thread| sys::resume(thread, 0))
-    }
-
-    /// The thread's next stop that is not about signals; after those it goes on by `resume`.
-    fn next_stop_by(&mut self, resume: fn(pid_t) -> Result<()>) -> Result<Status> {
         loop {
             match self.tracer.wait_for(self.thread)? {
                 Status::Event(EVENT_STOP, signal) => {
                     // Also how a new thread begins, with SIGTRAP.
                     self.stopped |= signal != libc::SIGTRAP;
-                    resume(self.thread)?;
+                    sys::resume(self.thread, 0)?;
                 }
                 // Only SIGSTOP cannot be blocked: delivered, it becomes a group-stop.
                 Status::Signal(signal) => sys::resume(self.thread, signal)?,
@@ -186,41 +201,35 @@ impl<'t, 'a> Injection<'t, 'a> {
         Err(Gone)
     }
 
-    /// Waits for the thread's notification and answers it with the segment.
-    fn answer_notification(&mut self) -> Result<i64> {
+    /// Waits for the thread's notification, answers it with the segment, and waits for the end of the call: the
+    /// descriptor's number or a negative error, `None` when the call was interrupted.
+    fn answer_notification(&mut self) -> Result<Option<i64>> {
+        let mut given = None;
         loop {
             let listener = self.tracer.listener.as_fd();
             let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-            let ready = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)).unwrap_or(0);
-            if ready == 0 {
-                // Nothing: look whether the thread is still there.
-                match self.tracer.look_for(self.thread)? {
+            if given.is_some() || poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)) == Ok(0) {
+                // Answered, or nothing to answer: has the call come to its end?
+                let stop = if given.is_some() { Some(self.next_stop()?) } else { self.tracer.look_for(self.thread)? };
+                match stop {
                     None => continue,
-                    Some(Status::Event(EVENT_STOP, signal)) => {
-                        self.stopped |= signal != libc::SIGTRAP;
-                        sys::resume(self.thread, 0)?;
-                        continue;
-                    }
-                    Some(Status::Signal(signal)) => {
-                        sys::resume(self.thread, signal)?;
-                        continue;
-                    }
+                    Some(Status::Syscall) if self.interrupted()? => return Ok(None),
+                    Some(Status::Syscall) => return Ok(given),
                     Some(other) => return self.unexpected(other),
                 }
             }
             let Ok((id, thread)) = sys::receive_notification(listener) else { continue };
             if thread != self.thread {
                 // A program that makes our call by itself.
-                let _ = sys::answer(listener, id, 0, libc::ENOSYS);
+                let _ = sys::deny(listener, id, libc::ENOSYS);
                 continue;
             }
-            let fd = match sys::give_fd(listener, id, self.tracer.segment) {
-                Ok(fd) => i64::from(fd),
-                Err(error) => -i64::from(error.raw_os_error().unwrap_or(libc::EIO)),
-            };
-            // Whatever it returns stops again, unless it asks once more.
-            if sys::answer(listener, id, i64::from(MAGIC) + 1, 0).is_ok() {
-                return Ok(fd);
+            match sys::give_fd(listener, id, self.tracer.segment) {
+                Ok(fd) => given = Some(i64::from(fd)),
+                Err(error) => {
+                    let error = error.raw_os_error().unwrap_or(libc::EIO);
+                    given = sys::deny(listener, id, error).is_ok().then_some(-i64::from(error));
+                }
             }
         }
     }

@@ -188,11 +188,12 @@ pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<(u64,
     Ok((notification.id, notification.pid.cast_signed()))
 }
 
-/// Gives the waiting thread a copy of `fd`, closed at exec; its number there.
+/// Gives the waiting thread a copy of `fd`, closed at exec, and ends its wait: its call returns the number there.
 pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> io::Result<i32> {
     let mut give = libc::seccomp_notif_addfd {
         id,
-        flags: 0,
+        // The constant has the type of another call's flags.
+        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
         srcfd: fd.as_raw_fd().cast_unsigned(),
         newfd: 0,
         newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
@@ -200,9 +201,9 @@ pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> 
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut give)
 }
 
-/// Ends the wait of a thread: its call returns `value`, or the error (positive here).
-pub(super) fn answer(listener: BorrowedFd<'_>, id: u64, value: i64, error: i32) -> io::Result<()> {
-    let mut response = libc::seccomp_notif_resp { id, val: value, error: -error, flags: 0 };
+/// Ends the wait of a thread: its call fails with `error`, a positive number here.
+pub(super) fn deny(listener: BorrowedFd<'_>, id: u64, error: i32) -> io::Result<()> {
+    let mut response = libc::seccomp_notif_resp { id, val: 0, error: -error, flags: 0 };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)?;
     Ok(())
 }
