@@ -99,6 +99,20 @@ fn loading_twice_is_the_same_segment_and_another_image_under_its_name_is_refused
     assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
 }
 
+/// Twice the memory of this machine, most of it holes in the file.
+#[test]
+fn an_image_that_memory_cannot_hold_is_refused_before_any_is_taken() {
+    let place = Place::new();
+    place.image();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let size = format!("{}K", 2 * total.unwrap().parse::<u64>().unwrap());
+    let (tree, image) = (place.path("tree"), place.path("huge.xip"));
+    place.run(["build", tree.to_str().unwrap(), image.to_str().unwrap(), "--size", &size]).succeeds();
+    place.run(["load", image.to_str().unwrap()]).fails(1).says("not enough memory").says("xip rm");
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
+}
+
 #[test]
 fn what_may_not_be_read_or_written_is_refused_by_name() {
     if !rustix::process::geteuid().is_root() {
