@@ -139,7 +139,7 @@ fn contents(path: &Path) -> (Vec<(u64, u64)>, u64) {
         }
     }
     let mut sum = 0xcbf2_9ce4_8422_2325u64;
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; usize::try_from(size).unwrap().clamp(1, 1 << 20)];
     for &(start, end) in &parts {
         let mut at = start;
         while at < end {
@@ -158,13 +158,13 @@ fn contents(path: &Path) -> (Vec<(u64, u64)>, u64) {
 }
 
 pub fn xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut list = vec![0; 65_536];
-    let len = rustix::fs::llistxattr(path, &mut list).unwrap_or(0);
+    let mut list = [0; 4096];
+    let len = rustix::fs::llistxattr(path, &mut list[..]).unwrap();
     let mut found: Vec<_> = list[..len]
         .split(|&b| b == 0)
         .filter(|name| !name.is_empty())
         .map(|name| {
-            let mut value = vec![0; 65_536];
+            let mut value = vec![0; 4096];
             let len = rustix::fs::lgetxattr(path, name, &mut value).unwrap();
             (name.to_vec(), value[..len].to_vec())
         })
