@@ -184,12 +184,8 @@ impl Build {
             root_permissions: root.permissions,
             root_owner: (root.uid, root.gid),
         };
-        // Nothing from the clock: the newest time of the tree is when it became what it is.
-        let newest = tree.nodes.iter().map(|node| names::clamp(node.mtime, self.source_date_epoch)).max();
-        let time = match self.source_date_epoch {
-            Some(seconds) => Timestamp { seconds, nanoseconds: 0 },
-            None => newest.unwrap_or_default(),
-        };
+        // Nothing from the clock. Nor from the tree: its newest time may lie ahead, which e2fsck calls a fault of the volume.
+        let time = Timestamp { seconds: self.source_date_epoch.unwrap_or(0), nanoseconds: 0 };
         let device = MappedFile::create(output.file()?, blocks).map_err(|error| Error::Image {
             image: image.into(),
             what: "map the image",
