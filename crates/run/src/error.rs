@@ -34,7 +34,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The processor or kernel is not one this works on: `ENOSYS`.
-    #[error("running in place needs {needs}; run without it through the page cache (--page-cache)")]
+    #[error("running in place needs {needs}")]
     Unsupported {
         /// What it needs.
         needs: &'static str,

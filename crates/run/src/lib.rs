@@ -36,8 +36,13 @@ use xip::Volume;
 /// What is missing on this machine for running in place, or with `page_cache` for running at all: nothing, if all is
 /// well. Each error names the setting and the remedy.
 pub fn prerequisites(page_cache: bool) -> Vec<Error> {
-    let _ = page_cache;
-    Vec::new()
+    let mut missing = Vec::new();
+    missing.extend(prerequisites::device().err());
+    match alone(|| tracer::trial(!page_cache)) {
+        Err(error) => missing.push(error),
+        Ok(()) => {}
+    }
+    missing
 }
 
 /// Runs a program of `volume` and waits for its end. `segment` is the storage of the volume: a sealed memory object,
@@ -51,9 +56,16 @@ pub fn prerequisites(page_cache: bool) -> Vec<Error> {
 /// The program was not started: see [`Error`].
 pub fn run(volume: &Volume, segment: impl AsFd, options: &Options) -> Result<Outcome, Error> {
     let segment = segment.as_fd();
-    // A thread of its own: it waits for all its children, and it may have no others.
-    std::thread::scope(|scope| match scope.spawn(|| tracer::run(volume, segment, options)).join() {
-        Ok(outcome) => outcome,
+    alone(|| tracer::run(volume, segment, options))
+}
+
+/// In a thread of its own: one that waits for all its children may have no others.
+fn alone<T: Send>(what: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    if cfg!(not(all(target_os = "linux", target_arch = "x86_64"))) {
+        return Err(Error::Unsupported { needs: "Linux on x86-64" });
+    }
+    std::thread::scope(|scope| match scope.spawn(what).join() {
+        Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
     })
 }

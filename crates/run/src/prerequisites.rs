@@ -42,6 +42,11 @@ fn in_container() -> bool {
     Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists()
 }
 
+/// Whether `/dev/fuse` can be opened.
+pub(crate) fn device() -> Result<(), Error> {
+    std::fs::File::options().read(true).write(true).open("/dev/fuse").map(drop).map_err(fuse)
+}
+
 /// The error of a `/dev/fuse` that cannot be opened.
 pub(crate) fn fuse(source: io::Error) -> Error {
     let remedy = match source.raw_os_error() {

@@ -267,6 +267,28 @@ fn an_ordinary_user_can_do_it() {
 }
 
 #[test]
+fn what_is_missing_is_found_before_anything_is_started() {
+    assert!(xip_run::prerequisites(false).is_empty() && xip_run::prerequisites(true).is_empty());
+    if !is_root() {
+        return;
+    }
+    // The example has no command for it; an ordinary user with a closed /dev/fuse is told what to do.
+    let directory = tempfile::tempdir().unwrap();
+    let script = "cp \"$1\" \"$2\" .; chmod 755 . run; chmod 644 image; mknod fuse c 10 229; chmod 600 fuse; \
+        mount --bind fuse /dev/fuse; setpriv --reuid 65534 --regid 65534 --clear-groups ./run ./image true";
+    let mut command = Command::new("unshare");
+    // The limit is that of a user namespace of the test's own.
+    command.args(["-m", "-U", "-r", "bash", "-c", "echo 0 > /proc/sys/user/max_user_namespaces; \"$1\" \"$2\" true", "bash"]);
+    let output = command.arg(runner()).arg(image().path()).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(complaint.contains("sysctl user.max_user_namespaces"), "{complaint}");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "bash", "-c", script, "bash"]).arg(runner()).arg(image().path()).current_dir(directory.path());
+    let complaint = String::from_utf8_lossy(&command.output().unwrap().stderr).into_owned();
+    assert!(complaint.contains("chmod 666 /dev/fuse"), "{complaint}");
+}
+
+#[test]
 fn two_runs_at_once() {
     let mut first = start(&["bash", "-c", "read line; echo $line"]);
     assert_eq!(image().says(&["/bin/traps", "content"]), "ok\n");

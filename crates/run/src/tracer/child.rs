@@ -91,9 +91,30 @@ fn line_broken(error: io::Error) -> Failure {
     Failure::Step(("talk to the runner".into(), error))
 }
 
-/// Forks the child; its process id here. It sends, and waits for [`says::GO`], at each step.
-pub(super) fn fork(plan: &Plan<'_>, ours: &Channel, theirs: Channel) -> io::Result<libc::pid_t> {
+/// Forks the child that becomes the program; its process id here. It sends, and waits for [`says::GO`], at each step.
+pub(super) fn fork(plan: &Plan<'_>, theirs: Channel) -> io::Result<libc::pid_t> {
     let runner = rustix::process::getpid();
+    fork_into(theirs, |channel, blocked| match prepare(plan, channel, runner) {
+        Ok(()) => execute(plan, blocked),
+        Err(failure) => failure,
+    })
+}
+
+/// Forks a child that only tries whether it may do what a program's child must do, and waits to be ended.
+pub(super) fn fork_trial(filter: Option<&[libc::sock_filter]>, theirs: Channel) -> io::Result<libc::pid_t> {
+    fork_into(theirs, |channel, _| {
+        let tried = unshare().and_then(|()| tell(channel, &[says::UNSHARED], &[])).and_then(|()| {
+            filter.map_or(Ok(()), |filter| {
+                let listener = sys::install_filter(filter).map_err(Failure::Tracing)?;
+                tell(channel, &[says::FILTERED], &[&listener])
+            })
+        });
+        tried.err().unwrap_or(Failure::NotFound)
+    })
+}
+
+/// Forks a child that does `what`, with the signals that the runner had blocked, and tells why it failed.
+fn fork_into(theirs: Channel, what: impl FnOnce(&Channel, u64) -> Failure) -> io::Result<libc::pid_t> {
     // The child keeps all signals waiting until it is the program: a stop of it before the runner listens would wait
     // for ever.
     let blocked = sys::swap_blocked(!0);
@@ -101,32 +122,20 @@ pub(super) fn fork(plan: &Plan<'_>, ours: &Channel, theirs: Channel) -> io::Resu
     // at this moment it uses only the C library's allocator, which the library keeps usable over a fork; it ends in
     // `execve` or `_exit`, and nothing of this process's is dropped or flushed by it.
     let pid = unsafe { libc::fork() };
-    match pid {
-        -1 => {
-            let error = io::Error::last_os_error();
-            sys::swap_blocked(blocked);
-            Err(error)
-        }
-        0 => {
-            let _ = ours;
-            let failure = child(plan, &theirs, runner, blocked);
-            report(&theirs, &failure);
-            // SAFETY: ends the process without running anything of ours.
-            unsafe { libc::_exit(127) }
-        }
-        _ => {
-            sys::swap_blocked(blocked);
-            Ok(pid)
-        }
+    if pid == 0 {
+        report(&theirs, &what(&theirs, blocked));
+        // SAFETY: ends the process without running anything of ours.
+        unsafe { libc::_exit(127) }
     }
+    let error = io::Error::last_os_error();
+    sys::swap_blocked(blocked);
+    if pid < 0 { Err(error) } else { Ok(pid) }
 }
 
-/// Returns only when it failed.
-fn child(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid, blocked: u64) -> Failure {
-    match prepare(plan, channel, runner) {
-        Ok(()) => execute(plan, blocked),
-        Err(failure) => failure,
-    }
+fn unshare() -> Result<(), Failure> {
+    // SAFETY: the tables of descriptors are not touched, and this process has one thread.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
+        .map_err(|errno| Failure::Namespaces(errno.into()))
 }
 
 fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> Result<(), Failure> {
@@ -135,9 +144,7 @@ fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> 
     if getppid() != Some(runner) {
         return Err(step(rustix::io::Errno::SRCH));
     }
-    // SAFETY: the tables of descriptors are not touched, and this process has one thread.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
-        .map_err(|errno| Failure::Namespaces(errno.into()))?;
+    unshare()?;
     tell(channel, &[says::UNSHARED], &[])?;
 
     let building = Building::start(&plan.options.binds, |tree| sys::set_read_only(tree.as_fd()))?;
@@ -225,10 +232,10 @@ fn report(channel: &Channel, failure: &Failure) {
 }
 
 /// The error that a child's message of failure stands for.
-pub(super) fn error_of(message: &[u8], options: &Options) -> Error {
+pub(super) fn error_of(message: &[u8], program: &OsStr) -> Error {
     let errno = message.get(2..6).and_then(|bytes| bytes.try_into().ok()).map_or(libc::EIO, i32::from_ne_bytes);
     let source = io::Error::from_raw_os_error(errno);
-    let program = options.program.clone().into();
+    let program = program.into();
     match message.get(1) {
         Some(b'n') => crate::prerequisites::namespaces(source),
         Some(b'd') => crate::prerequisites::fuse(source),

@@ -13,7 +13,7 @@ mod signals;
 mod start;
 mod sys;
 
-pub(crate) use start::run;
+pub(crate) use start::{run, trial};
 
 use crate::report::{End, Reason, Report};
 use crate::seccomp::Stop;

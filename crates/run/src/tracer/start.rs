@@ -12,6 +12,7 @@ use crate::report::{End, Outcome, Report};
 use crate::{prerequisites, seccomp};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use sys::Status;
@@ -42,11 +43,11 @@ impl Drop for Child {
 
 impl Child {
     /// The child's next message, which must be `expected`.
-    fn expect(&self, expected: u8, options: &Options) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+    fn expect(&self, expected: u8, program: &OsStr) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
         let (message, fds) = self.channel.receive().map_err(setup("talk to the program's process"))?;
         match message.first() {
             Some(&said) if said == expected => Ok((message, fds)),
-            Some(&says::FAILED) => Err(child::error_of(&message, options)),
+            Some(&says::FAILED) => Err(child::error_of(&message, program)),
             _ => Err(setup("talk to the program's process")(io::ErrorKind::InvalidData.into())),
         }
     }
@@ -67,26 +68,26 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
     let points = mount_points(options)?;
 
     let (ours, theirs) = Channel::pair().map_err(setup("make a socket"))?;
-    let pid = child::fork(&plan, &ours, theirs).map_err(setup("start a process"))?;
+    let pid = child::fork(&plan, theirs).map_err(setup("start a process"))?;
     let child = Child { pid, channel: ours };
-    child.expect(says::UNSHARED, options)?;
+    child.expect(says::UNSHARED, &options.program)?;
     map_ids(pid)?;
     child.go()?;
 
-    let (_, mut fds) = child.expect(says::MOUNTED, options)?;
+    let (_, mut fds) = child.expect(says::MOUNTED, &options.program)?;
     let device = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the mount")(e.into()))?;
     let serve = ServeOptions { mount_points: points, ..ServeOptions::default() };
     // Ends with the mount, which ends with the last process in its namespace.
     let _session = xip_fuse::serve(device, volume, &serve)?;
     child.go()?;
 
-    let (message, fds) = child.expect(says::READY, options)?;
+    let (message, fds) = child.expect(says::READY, &options.program)?;
     let mounts = mounts(&message, fds)?;
     let _passing = Passing::start(pid);
     let (end, report) = if traced {
         sys::seize(pid).map_err(prerequisites::tracing)?;
         child.go()?;
-        let (_, mut fds) = child.expect(says::FILTERED, options)?;
+        let (_, mut fds) = child.expect(says::FILTERED, &options.program)?;
         let listener = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the listener")(e.into()))?;
         child.go()?;
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
@@ -113,9 +114,25 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
     };
     // A message that is left is of a child that could not become the program.
     match child.channel.receive() {
-        Ok((message, _)) => Err(child::error_of(&message, options)),
+        Ok((message, _)) => Err(child::error_of(&message, &options.program)),
         Err(_) => Ok(Outcome { end, report }),
     }
+}
+
+/// Tries, with a child that does nothing, whether namespaces can be made and, if `traced`, programs traced.
+pub(crate) fn trial(traced: bool) -> Result<(), Error> {
+    let filter = traced.then(|| seccomp::filter(cookie()));
+    let (ours, theirs) = Channel::pair().map_err(setup("make a socket"))?;
+    let pid = child::fork_trial(filter.as_deref(), theirs).map_err(setup("start a process"))?;
+    let child = Child { pid, channel: ours };
+    child.expect(says::UNSHARED, OsStr::new(""))?;
+    map_ids(pid)?;
+    if traced {
+        sys::seize(pid).map_err(prerequisites::tracing)?;
+        child.go()?;
+        child.expect(says::FILTERED, OsStr::new(""))?;
+    }
+    Ok(())
 }
 
 fn wait_untraced(pid: libc::pid_t) -> End {
