@@ -35,7 +35,7 @@ pub(crate) fn create<D: Device, E: Env>(
             }
         }
         let fail = |error| Error::File { path: path(tree, name.parent, &name.name), error };
-        let parent = inodes[name.parent.index()].ok_or(fail(xip_ext2::Error::NotFound))?;
+        let parent = inodes[name.parent.index()].ok_or_else(|| fail(xip_ext2::Error::NotFound))?;
         let node = &tree.nodes[name.node.index()];
         match inodes[name.node.index()] {
             Some(inode) => volume.link(parent, &name.name, inode).map_err(fail)?,
