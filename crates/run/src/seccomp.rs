@@ -176,8 +176,9 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
     f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow32 as u32);
 
-    // In-line stop: the one that happens.
     f.label(To::Mmap);
+    f.load(high(4));
+    f.when(BPF_JEQ, cookie, To::Allow, To::Next);
     f.load(low(3));
     f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
     f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap as u32);
@@ -297,6 +298,7 @@ mod tests {
         let ours = [0, 0, 0, 0, u64::from(COOKIE) << 32 | 5, 0];
         assert_eq!(native(MAGIC, ours), libc::SECCOMP_RET_USER_NOTIF);
         assert_eq!(native(MAGIC, [0; 6]), ALLOW);
+        assert_eq!(native(9, [0, 4096, 1, 2, ours[4], 0]), ALLOW);
         for number in [0, 0x7f00_1000, 0xffff_f000, (-12i32).cast_unsigned(), u32::MAX, 0x4000_1000] {
             assert_eq!(native(number, ours), stop(Stop::Injected), "{number:#x}");
         }

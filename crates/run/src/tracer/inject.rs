@@ -6,16 +6,19 @@
 //! read and the next call given. One stop for each call, no signals, and at the end everything is as it was. Calls that
 //! can be interrupted are looked at when they end, before the kernel makes them again.
 //!
+//! Where the thread's process has our page of code ([`super::stub`]), all mappings are made in one go.
+//!
 //! The segment's descriptor comes by such a call too, [`MAGIC`], which the filter turns into a notification; the
 //! runner's answer puts the descriptor into the thread's table. It is closed before the thread goes on. Where other
 //! threads share the table they could use it in between, so there a helper thread with a table of its own makes the calls.
 
 use super::Tracer;
+use super::stub::{self, Entry};
 use super::sys::{self, EVENT_STOP, Gone, Registers, Result, Status};
 use crate::seccomp::{MAGIC, Stop};
 use libc::pid_t;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 
 /// A thread that makes calls for us.
 pub(super) struct Injection<'t, 'a> {
@@ -129,17 +132,42 @@ impl<'t, 'a> Injection<'t, 'a> {
         Ok((-516..=-512).contains(&result))
     }
 
-    /// Gives the thread the segment's descriptor; its number, or a negative error.
-    pub(super) fn segment(&mut self) -> Result<i64> {
+    /// Gives the thread a descriptor of the runner's; its number, or a negative error.
+    pub(super) fn give(&mut self, fd: BorrowedFd<'_>) -> Result<i64> {
         loop {
             self.set_call(MAGIC.into(), [0; 6])?;
             sys::resume_to_syscall(self.thread)?;
-            if let Some(fd) = self.answer_notification()? {
-                self.enter()?;
-                return Ok(fd);
+            let answered = self.answer_notification(fd)?;
+            if answered {
+                match self.next_stop()? {
+                    Status::Syscall => {}
+                    other => return self.unexpected(other),
+                }
             }
+            let result = sys::registers(self.thread)?.rax.cast_signed();
             self.enter()?;
+            if answered {
+                return Ok(result);
+            }
         }
+    }
+
+    /// Maps `entries` of the segment by the page of code at `stub`, and closes the descriptor; how many were mapped, and
+    /// what the last mapping returned.
+    pub(super) fn stitch(&mut self, stub: u64, entries: &[Entry]) -> Result<(usize, i64)> {
+        let table = self.tracer.stub.fill(entries).map_err(|_| Gone)?;
+        let (r8, r12) = (self.cookie(), self.cookie());
+        let (rip, rbx, rbp) = (stub + stub::ENTER, stub + table, entries.len() as u64);
+        let enter = Registers { orig_rax: MAGIC.into(), rip, rbx, rbp, r8, r12, r13: 0, ..self.saved };
+        sys::set_registers(self.thread, &enter)?;
+        sys::resume(self.thread, 0)?;
+        if !self.answer_notification(self.tracer.segment)? {
+            return Err(Gone);
+        }
+        self.wait_injected()?;
+        let after = sys::registers(self.thread)?;
+        let left = usize::try_from(after.rbp & 0xffff_ffff).unwrap_or(0).min(entries.len());
+        Ok((entries.len() - left, after.r13.cast_signed()))
     }
 
     /// Everything as it was, but for the result of the program's call; the program goes on.
@@ -201,20 +229,26 @@ impl<'t, 'a> Injection<'t, 'a> {
         Err(Gone)
     }
 
-    /// Waits for the thread's notification, answers it with the segment, and waits for the end of the call: the
-    /// descriptor's number or a negative error, `None` when the call was interrupted.
-    fn answer_notification(&mut self) -> Result<Option<i64>> {
-        let mut given = None;
+    /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. False when the
+    /// thread's call came to its end without: it was interrupted.
+    fn answer_notification(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
         loop {
             let listener = self.tracer.listener.as_fd();
             let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-            if given.is_some() || poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)) == Ok(0) {
-                // Answered, or nothing to answer: has the call come to its end?
-                let stop = if given.is_some() { Some(self.next_stop()?) } else { self.tracer.look_for(self.thread)? };
-                match stop {
+            if poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)) == Ok(0) {
+                // Nothing yet: is the thread still in its call?
+                match self.tracer.look_for(self.thread)? {
                     None => continue,
-                    Some(Status::Syscall) if self.interrupted()? => return Ok(None),
-                    Some(Status::Syscall) => return Ok(given),
+                    Some(Status::Event(EVENT_STOP, signal)) => {
+                        self.stopped |= signal != libc::SIGTRAP;
+                        sys::resume(self.thread, 0)?;
+                        continue;
+                    }
+                    Some(Status::Signal(signal)) => {
+                        sys::resume(self.thread, signal)?;
+                        continue;
+                    }
+                    Some(Status::Syscall) => return Ok(false),
                     Some(other) => return self.unexpected(other),
                 }
             }
@@ -224,12 +258,12 @@ impl<'t, 'a> Injection<'t, 'a> {
                 let _ = sys::deny(listener, id, libc::ENOSYS);
                 continue;
             }
-            match sys::give_fd(listener, id, self.tracer.segment) {
-                Ok(fd) => given = Some(i64::from(fd)),
-                Err(error) => {
-                    let error = error.raw_os_error().unwrap_or(libc::EIO);
-                    given = sys::deny(listener, id, error).is_ok().then_some(-i64::from(error));
-                }
+            let answered = match sys::give_fd(listener, id, fd) {
+                Ok(_) => true,
+                Err(error) => sys::deny(listener, id, error.raw_os_error().unwrap_or(libc::EIO)).is_ok(),
+            };
+            if answered {
+                return Ok(true);
             }
         }
     }

@@ -4,7 +4,8 @@ use super::Tracer;
 use super::files::Found;
 use super::inject::Injection;
 use super::maps::{self, Mapping};
-use super::sys::{self, Gone, Registers, Result};
+use super::stub::{self, Entry};
+use super::sys::{self, Registers, Result};
 use crate::place::{Piece, Plan, Request};
 use crate::report::Reason;
 use libc::{SYS_close, SYS_mmap, pid_t};
@@ -50,17 +51,31 @@ impl<'a> Tracer<'a> {
             self.count_left(ino, &plan);
             return sys::resume(thread, 0);
         }
+        let stub = self.stub_of(thread);
         if !self.files_shared(thread) {
             let injection = Injection::at_call(self, thread, registers)?;
-            return own_then_segment(injection, &registers, ino, &plan);
+            return map(injection, &registers, ino, &plan, stub);
         }
         match Injection::by_helper(self, thread, registers)? {
-            Some(injection) => own_then_segment(injection, &registers, ino, &plan),
+            Some(injection) => map(injection, &registers, ino, &plan, stub),
             None => {
                 self.files.count_left(ino, Reason::Refused, len);
                 Ok(())
             }
         }
+    }
+
+    /// Where the thread's process has our page of code.
+    fn stub_of(&self, thread: pid_t) -> Option<u64> {
+        self.threads.get(&thread)?.stub.filter(|&address| self.stub.is_at(thread, address))
+    }
+
+    /// Takes note of a piece that was mapped.
+    fn placed(&mut self, ino: u64, piece: Piece) {
+        self.files.count_in_place(ino, piece.len);
+        let (first, end) = (piece.storage / PAGE_BYTES, (piece.storage + piece.len) / PAGE_BYTES);
+        let known = self.placed.entry(first).or_insert((end, ino));
+        known.0 = known.0.max(end);
     }
 
     /// A new program was mapped by the kernel: it and its interpreter.
@@ -93,15 +108,16 @@ impl<'a> Tracer<'a> {
             return sys::resume(thread, 0);
         };
         let mut injection = Injection::at_exec(self, thread, registers, instruction)?;
-        let fd = injection.segment()?;
-        for (mapping, ino, plan) in &work {
+        let stub = install_stub(&mut injection)?;
+        if let Some(known) = injection.tracer.threads.get_mut(&thread) {
+            known.stub = stub;
+        }
+        let target = |mapping: &Mapping<'_>, ino| {
             let prot = u64::from(mapping.prot.unsigned_abs());
-            let target = Target { ino: *ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) };
-            over(&mut injection, &target, plan, fd)?;
-        }
-        if fd >= 0 {
-            injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
-        }
+            Target { ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) }
+        };
+        let targets: Vec<_> = work.iter().map(|(mapping, ino, plan)| (target(mapping, *ino), plan)).collect();
+        over(&mut injection, &targets, stub)?;
         injection.finish(None)
     }
 
@@ -194,40 +210,103 @@ fn request(mapping: &Mapping<'_>) -> Request {
     Request { first: mapping.offset / PAGE_BYTES, pages, last_changed: mapping.writable }
 }
 
-/// Makes the program's own mapping, or where all of it is one piece, the segment's in its place.
-fn own_then_segment(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan) -> Result<()> {
+/// Makes the program's mapping of the segment's storage: at once, where all of it is one piece; otherwise over
+/// the program's own.
+fn map(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan, stub: Option<u64>) -> Result<()> {
+    let kind = if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+    let whole = match *plan.pieces {
+        [piece] if piece.at == 0 && piece.len == own.rsi.next_multiple_of(PAGE_BYTES) => Some(piece),
+        _ => None,
+    };
+    if let (Some(stub), Some(piece)) = (stub, whole) {
+        let flags = own.r10 & !flag(libc::MAP_TYPE) | flag(kind);
+        let entry = Entry { address: own.rdi, len: own.rsi, prot: own.rdx, flags, offset: piece.storage };
+        if let (1, address) = injection.stitch(stub, &[entry])? {
+            injection.tracer.placed(ino, piece);
+            return injection.finish(Some(address));
+        }
+        // The program's own call says what is wrong.
+    }
     // Populated through the mount it would fill the page cache.
     let own_flags = own.r10 & !flag(libc::MAP_POPULATE);
     let address = injection.call(SYS_mmap, [own.rdi, own.rsi, own.rdx, own_flags, own.r8, own.r9])?;
     if address < 0 && address > -4096 {
         return injection.finish(Some(address));
     }
-    let fd = injection.segment()?;
-    let kind = if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
-    let flags = flag(kind) | own.r10 & KEPT;
-    over(&mut injection, &Target { ino, address: address.cast_unsigned(), prot: own.rdx, flags }, plan, fd)?;
-    if fd >= 0 {
-        injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
-    }
+    let target = Target { ino, address: address.cast_unsigned(), prot: own.rdx, flags: flag(kind) | own.r10 & KEPT };
+    over(&mut injection, &[(target, plan)], stub)?;
     injection.finish(Some(address))
 }
 
-/// Maps the pieces of the segment over a mapping, and counts.
-fn over(injection: &mut Injection<'_, '_>, target: &Target, plan: &Plan, fd: i64) -> std::result::Result<(), Gone> {
-    for piece in &plan.pieces {
-        let Piece { at, len, storage } = *piece;
-        let address = target.address + at;
-        let arguments = [address, len, target.prot, target.flags | FIXED, fd.cast_unsigned(), storage];
-        let done = fd >= 0 && injection.call(SYS_mmap, arguments)? == address.cast_signed();
-        if done {
-            injection.tracer.files.count_in_place(target.ino, len);
-            let (first, end) = (storage / PAGE_BYTES, (storage + len) / PAGE_BYTES);
-            let known = injection.tracer.placed.entry(first).or_insert((end, target.ino));
-            known.0 = known.0.max(end);
+/// Maps the pieces of the segment over mappings, and counts.
+fn over(injection: &mut Injection<'_, '_>, targets: &[(Target, &Plan)], stub: Option<u64>) -> Result<()> {
+    let mut work = Vec::new();
+    for (target, plan) in targets {
+        for &piece in &plan.pieces {
+            let (address, flags) = (target.address + piece.at, target.flags | FIXED);
+            let entry = Entry { address, len: piece.len, prot: target.prot, flags, offset: piece.storage };
+            work.push((entry, target.ino, piece));
+        }
+        injection.tracer.count_left(target.ino, plan);
+    }
+    let done = match stub {
+        Some(stub) => by_stub(injection, stub, &work)?,
+        None => by_calls(injection, &work)?,
+    };
+    for (at, &(_, ino, piece)) in work.iter().enumerate() {
+        if at < done {
+            injection.tracer.placed(ino, piece);
         } else {
-            injection.tracer.files.count_left(target.ino, Reason::Refused, len);
+            injection.tracer.files.count_left(ino, Reason::Refused, piece.len);
         }
     }
-    injection.tracer.count_left(target.ino, plan);
     Ok(())
+}
+
+type Work = (Entry, u64, Piece);
+
+/// How many were mapped.
+fn by_stub(injection: &mut Injection<'_, '_>, stub: u64, work: &[Work]) -> Result<usize> {
+    let mut done = 0;
+    for part in work.chunks(stub::MOST) {
+        let entries: Vec<_> = part.iter().map(|&(entry, ..)| entry).collect();
+        let (count, _) = injection.stitch(stub, &entries)?;
+        done += count;
+        if count < part.len() {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// As [`by_stub`], one call after the other.
+fn by_calls(injection: &mut Injection<'_, '_>, work: &[Work]) -> Result<usize> {
+    let fd = injection.give(injection.tracer.segment)?;
+    if fd < 0 {
+        return Ok(0);
+    }
+    let fd = fd.cast_unsigned();
+    let mut done = 0;
+    for (entry, ..) in work {
+        let &Entry { address, len, prot, flags, offset } = entry;
+        if injection.call(SYS_mmap, [address, len, prot, flags, fd, offset])? != address.cast_signed() {
+            break;
+        }
+        done += 1;
+    }
+    injection.call(SYS_close, [fd, 0, 0, 0, 0, 0])?;
+    Ok(done)
+}
+
+/// Gives a new program our page of code; its address.
+fn install_stub(injection: &mut Injection<'_, '_>) -> Result<Option<u64>> {
+    let stub = injection.tracer.stub.clone();
+    let fd = injection.give(stub.fd())?;
+    if fd < 0 {
+        return Ok(None);
+    }
+    let (prot, flags) = (flag(libc::PROT_READ | libc::PROT_EXEC), flag(libc::MAP_SHARED));
+    let address = injection.call(SYS_mmap, [0, stub::SIZE, prot, flags, fd.cast_unsigned(), 0])?;
+    injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
+    Ok((address > 0).then_some(address.cast_unsigned()))
 }

@@ -11,6 +11,7 @@ mod map;
 mod maps;
 mod signals;
 mod start;
+mod stub;
 mod sys;
 
 pub(crate) use start::{run, trial};
@@ -21,6 +22,8 @@ use files::{Files, Found};
 use libc::pid_t;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use stub::Stub;
 use sys::{EVENT_STOP, Gone, Result, Status};
 
 /// A thread of the program, or of what it started.
@@ -28,6 +31,8 @@ use sys::{EVENT_STOP, Gone, Result, Status};
 struct Thread {
     /// Others may use its table of descriptors. Exact once its parent's word is in; until then assumed.
     files_shared: bool,
+    /// Where its process was given our page of code.
+    stub: Option<u64>,
 }
 
 /// All that is traced.
@@ -44,6 +49,7 @@ struct Tracer<'a> {
     /// Pages of the segment that were mapped: first page to the page after the last, and the file.
     placed: BTreeMap<u64, (u64, u64)>,
     cookie: u32,
+    stub: Rc<Stub>,
     files: Files<'a>,
     /// Where the kernel's page of code has a `syscall` instruction.
     instruction_at: Option<u64>,
@@ -139,7 +145,7 @@ impl Tracer<'_> {
     fn stopped(&mut self, thread: pid_t, signal: i32) -> Result<()> {
         if !matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
             // The first stop of a new thread, or the end of a group-stop.
-            self.threads.entry(thread).or_insert(Thread { files_shared: true });
+            self.threads.entry(thread).or_insert(Thread { files_shared: true, stub: None });
             return sys::resume(thread, 0);
         }
         sys::listen(thread)?;
@@ -202,7 +208,7 @@ impl Tracer<'_> {
         // All other threads of the process are gone, and this one has the process's number now.
         let former = pid_t::try_from(sys::event_message(thread)?).unwrap_or(thread);
         self.threads.remove(&former);
-        self.threads.insert(thread, Thread { files_shared: false });
+        self.threads.insert(thread, Thread { files_shared: false, stub: None });
         self.report.programs += 1;
         self.exec(thread)
     }
@@ -210,10 +216,12 @@ impl Tracer<'_> {
     fn forked(&mut self, thread: pid_t) -> Result<()> {
         if let Ok(child) = pid_t::try_from(sys::event_message(thread)?) {
             let shared = sys::share_files(thread, child);
-            self.threads.insert(child, Thread { files_shared: shared });
-            if shared {
-                self.threads.insert(thread, Thread { files_shared: true });
-            }
+            let parent = self.threads.entry(thread).or_insert(Thread { files_shared: true, stub: None });
+            parent.files_shared |= shared;
+            let stub = parent.stub;
+            let known = self.threads.entry(child).or_insert(Thread { files_shared: true, stub: None });
+            // It may have executed a program already, which has a page of its own.
+            *known = Thread { files_shared: shared, stub: known.stub.or(stub) };
         }
         sys::resume(thread, 0)
     }

@@ -3,6 +3,7 @@
 use super::child::{self, Plan, says};
 use super::files::{Files, Mounts};
 use super::signals::Passing;
+use super::stub::Stub;
 use super::{Thread, Tracer, sys};
 use crate::channel::Channel;
 use crate::error::Error;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use sys::Status;
 use xip::Volume;
 use xip_fuse::{MountPoint, ServeOptions};
@@ -93,13 +95,14 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {
             main: pid,
-            threads: HashMap::from([(pid, Thread { files_shared: false })]),
+            threads: HashMap::from([(pid, Thread { files_shared: false, stub: None })]),
             queue: VecDeque::new(),
             listener,
             segment,
             segment_id: (known.st_dev, known.st_ino),
             placed: BTreeMap::new(),
             cookie,
+            stub: Rc::new(Stub::new().map_err(setup("make shared memory"))?),
             files: Files::new(volume, mounts),
             instruction_at: None,
             report: Report { traced: true, ..Report::default() },
