@@ -36,8 +36,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// Gives an attribute a value, or takes it away (`None`).
     ///
     /// # Errors
-    /// [`Error::NoAttribute`] when there is none to take away; [`Error::NoSpace`] when all of them together do not fit
-    /// the inode and one block, [`Error::ValueTooLarge`] when this one alone does not; [`Error::Unsupported`] for a
+    /// [`Error::NoAttribute`] when there is none to take away; [`Error::AttributesFull`] when all of them together do not
+    /// fit the inode and one block, [`Error::ValueTooLarge`] when this one alone does not; [`Error::Unsupported`] for a
     /// prefix that the format has no number for; [`Error::ReadOnly`].
     pub fn set_xattr(&self, number: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         self.check_writable()?;

@@ -21,6 +21,13 @@ pub enum Error {
         /// Its value.
         value: u64,
     },
+    /// No volume can be made like this: `EINVAL`.
+    CannotMake {
+        /// What is out of range.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
     /// A feature this implementation does not know and that forbids reading: `EOPNOTSUPP`.
     UnknownFeature {
         /// The bits of `s_feature_incompat` that are not known.
@@ -64,6 +71,8 @@ pub enum Error {
     NoSpace,
     /// The file has no such attribute: `ENODATA`.
     NoAttribute,
+    /// All attributes of a file together do not fit its inode and one block: `ENOSPC`, as in Linux.
+    AttributesFull,
     /// Larger than what the format can hold, or than the buffer given: `ERANGE`.
     ValueTooLarge,
     /// The volume is read-only: `EROFS`.
@@ -80,9 +89,11 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Device(error) => error.errno(),
-            Self::NotExt2 { .. } | Self::UnsupportedBlocksize { .. } | Self::InvalidName | Self::WrongKind => {
-                errno::EINVAL
-            }
+            Self::NotExt2 { .. }
+            | Self::CannotMake { .. }
+            | Self::UnsupportedBlocksize { .. }
+            | Self::InvalidName
+            | Self::WrongKind => errno::EINVAL,
             Self::BadGeometry { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
             Self::UnknownFeature { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
             Self::NotFound => errno::ENOENT,
@@ -92,7 +103,7 @@ impl Error {
             Self::NotEmpty => errno::ENOTEMPTY,
             Self::NameTooLong => errno::ENAMETOOLONG,
             Self::TooManyLinks => errno::EMLINK,
-            Self::DirectoryFull | Self::NoSpace => errno::ENOSPC,
+            Self::DirectoryFull | Self::AttributesFull | Self::NoSpace => errno::ENOSPC,
             Self::NoAttribute => errno::ENODATA,
             Self::ValueTooLarge => errno::ERANGE,
             Self::ReadOnly { .. } => errno::EROFS,
@@ -117,6 +128,7 @@ impl fmt::Display for Error {
             Self::BadGeometry { field, value } => {
                 write!(f, "the volume is damaged: {field} is {value}; run e2fsck on it")
             }
+            Self::CannotMake { what, value } => write!(f, "no volume can be made: {what} is {value}"),
             Self::UnknownFeature { incompat } => {
                 write!(f, "the volume has features this program does not know (incompat {incompat:#x}); ")?;
                 f.write_str("make it as plain ext2 (mke2fs -t ext2, or xip build)")
@@ -142,6 +154,7 @@ impl fmt::Display for Error {
             Self::DirectoryFull => f.write_str("the directory's index is full"),
             Self::NoSpace => f.write_str("no space left on the volume"),
             Self::NoAttribute => f.write_str("no such attribute"),
+            Self::AttributesFull => f.write_str("the attributes of the file do not fit its inode and one block"),
             Self::ValueTooLarge => f.write_str("the value is too large"),
             Self::ReadOnly { reason } => write!(f, "the volume is read-only: {reason}"),
             Self::Unsupported(what) => f.write_str(what),

@@ -33,11 +33,11 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// environment's.
     ///
     /// # Errors
-    /// As [`Geometry::plan`]; [`Error::ReadOnly`]; [`Error::BadGeometry`] when the device is shorter.
+    /// As [`Geometry::plan`]; [`Error::ReadOnly`]; [`Error::CannotMake`] when the device is shorter.
     pub fn format(device: D, env: E, format: &Format) -> Result<Self, Error> {
         let geometry = Geometry::plan(format.blocks, format.inodes)?;
         if format.blocks > device.pages() {
-            return Err(Error::BadGeometry { field: "the number of blocks of the device", value: device.pages() });
+            return Err(Error::CannotMake { what: "the number of pages of the device", value: device.pages() });
         }
         let mut volume = Self { device, env, geometry, read_only: None };
         volume.read_only = volume.forbidden();

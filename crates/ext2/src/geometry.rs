@@ -154,10 +154,10 @@ impl Geometry {
     /// inodes.
     ///
     /// # Errors
-    /// [`Error::BadGeometry`] when the blocks are too few or too many, when a group cannot have that many inodes, or
+    /// [`Error::CannotMake`] when the blocks are too few or too many, when a group cannot have that many inodes, or
     /// when the last group could not hold its own metadata: a few blocks more or fewer will do.
     pub fn plan(blocks: u64, inodes: u32) -> Result<Self, Error> {
-        let bad = |field, value| Err(Error::BadGeometry { field, value });
+        let bad = |what, value| Err(Error::CannotMake { what, value });
         let Ok(count) = u32::try_from(blocks) else { return bad("the number of blocks", blocks) };
         let blocks_per_group = 32768;
         let groups = count.div_ceil(blocks_per_group);

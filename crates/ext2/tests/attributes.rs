@@ -46,7 +46,7 @@ fn attributes_of_every_name_and_size_are_kept() {
     assert_eq!(blocks, 8, "one block, however often it was changed");
     let too_large = volume.set_xattr(number, b"user.huge", Some(&[1; 5000]));
     assert_eq!(too_large, Err(Error::ValueTooLarge));
-    assert_eq!(volume.set_xattr(number, b"user.more", Some(&[1; 3000])), Err(Error::NoSpace));
+    assert_eq!(volume.set_xattr(number, b"user.more", Some(&[1; 3000])), Err(Error::AttributesFull));
     assert!(matches!(volume.set_xattr(number, b"other.x", Some(b"")), Err(Error::Unsupported(_))));
     assert_eq!(all(&volume, number), model);
     for name in model.keys() {

@@ -42,7 +42,7 @@ fn a_new_volume_is_clean_at_every_size() {
 #[test]
 fn a_last_group_too_small_for_its_metadata_is_refused() {
     let error = Geometry::plan(32768 + 3, 1000).unwrap_err();
-    assert!(matches!(error, Error::BadGeometry { value: 3, .. }), "{error}");
+    assert!(matches!(error, Error::CannotMake { value: 3, .. }), "{error}");
     assert!(Geometry::plan(0, 1).is_err());
     assert!(Geometry::plan(u64::MAX, 1).is_err());
     assert!(Geometry::plan(1000, u32::MAX).is_err());

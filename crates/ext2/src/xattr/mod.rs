@@ -125,7 +125,7 @@ pub(crate) enum BlockChange {
 /// with an error, not at all. The attribute goes into the inode if there is room, else into the block.
 ///
 /// # Errors
-/// [`Error::NoAttribute`] when there is none to take away; [`Error::NoSpace`] when all of them together do not fit,
+/// [`Error::NoAttribute`] when there is none to take away; [`Error::AttributesFull`] when all of them together do not fit,
 /// [`Error::ValueTooLarge`] when this one alone does not; [`Error::Unsupported`] for a prefix that the format has no
 /// number for, and for a value that is no ACL where one must be; those of [`get`].
 pub(crate) fn set(
@@ -170,7 +170,7 @@ pub(crate) fn set(
         let alone = new.is_some_and(|new| {
             build(block_bytes, Area::empty(Place::Block, inode), &name, Some(new)) == Ok(Built::Full)
         });
-        return Err(if alone { Error::ValueTooLarge } else { Error::NoSpace });
+        return Err(if alone { Error::ValueTooLarge } else { Error::AttributesFull });
     }
     let changed = Changed {
         in_inode: to_inode || was_in_inode,

@@ -105,7 +105,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     // A block has 4096 bytes; header, end and an entry need 32 + 4 + 20.
     assert_eq!(holder.set(b"user.a", Some(&[0; 4041])), Err(Error::ValueTooLarge));
     holder.set(b"user.a", Some(&[0; 4040])).unwrap();
-    assert_eq!(holder.set(b"user.b", Some(&[0; 100])), Err(Error::NoSpace));
+    assert_eq!(holder.set(b"user.b", Some(&[0; 100])), Err(Error::AttributesFull));
     assert_eq!(holder.all().len(), 1);
     assert!(matches!(holder.set(b"lustre.lov", Some(b"x")), Err(Error::Unsupported(_))));
     assert_eq!(holder.set(b"user.", Some(b"x")), Err(Error::InvalidName));
@@ -198,7 +198,7 @@ proptest! {
                     None => prop_assert!(model.remove(&name).is_some()),
                 },
                 Err(Error::NoAttribute) => prop_assert!(value.is_none() && !model.contains_key(&name)),
-                Err(error) => prop_assert!(matches!(error, Error::NoSpace | Error::ValueTooLarge), "{error:?}"),
+                Err(error) => prop_assert!(matches!(error, Error::AttributesFull | Error::ValueTooLarge), "{error:?}"),
             }
             holder.check_order();
         }
