@@ -38,10 +38,7 @@ use xip::Volume;
 pub fn prerequisites(page_cache: bool) -> Vec<Error> {
     let mut missing = Vec::new();
     missing.extend(prerequisites::device().err());
-    match alone(|| tracer::trial(!page_cache)) {
-        Err(error) => missing.push(error),
-        Ok(()) => {}
-    }
+    missing.extend(alone(|| tracer::trial(!page_cache)).err());
     missing
 }
 

@@ -105,7 +105,8 @@ impl Building {
             taken.put()?;
         }
         chdir(workdir).map_err(failed(format!("enter {}", workdir.display())))?;
-        let root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open the root directory"))?;
+        let root =
+            open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open the root directory"))?;
         let known = statx(&root, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map_err(failed("look at the root"))?;
         let device = makedev(known.stx_dev_major, known.stx_dev_minor);
         Ok(Tree { root, upper, device, mount_id: known.stx_mnt_id })

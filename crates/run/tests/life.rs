@@ -180,7 +180,8 @@ fn ctrl_c_ends_the_program_and_ctrl_z_and_fg_stop_and_continue_it() {
     terminal.types("echo status $?\n");
     terminal.shows("status 130");
     // The program decides: this one goes on.
-    terminal.types(&format!("{xip} bash -c 'trap \"echo not yet\" INT; echo be\"gin\"; sleep 4714; echo past; exit 4'\n"));
+    terminal
+        .types(&format!("{xip} bash -c 'trap \"echo not yet\" INT; echo be\"gin\"; sleep 4714; echo past; exit 4'\n"));
     terminal.shows("begin");
     terminal.types("\x03");
     terminal.shows("not yet");
@@ -278,7 +279,15 @@ fn what_is_missing_is_found_before_anything_is_started() {
         mount --bind fuse /dev/fuse; setpriv --reuid 65534 --regid 65534 --clear-groups ./run ./image true";
     let mut command = Command::new("unshare");
     // The limit is that of a user namespace of the test's own.
-    command.args(["-m", "-U", "-r", "bash", "-c", "echo 0 > /proc/sys/user/max_user_namespaces; \"$1\" \"$2\" true", "bash"]);
+    command.args([
+        "-m",
+        "-U",
+        "-r",
+        "bash",
+        "-c",
+        "echo 0 > /proc/sys/user/max_user_namespaces; \"$1\" \"$2\" true",
+        "bash",
+    ]);
     let output = command.arg(runner()).arg(image().path()).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(complaint.contains("sysctl user.max_user_namespaces"), "{complaint}");

@@ -213,7 +213,8 @@ fn request(mapping: &Mapping<'_>) -> Request {
 /// Makes the program's mapping of the segment's storage: at once, where all of it is one piece; otherwise over
 /// the program's own.
 fn map(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan, stub: Option<u64>) -> Result<()> {
-    let kind = if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+    let kind =
+        if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
     let whole = match *plan.pieces {
         [piece] if piece.at == 0 && piece.len == own.rsi.next_multiple_of(PAGE_BYTES) => Some(piece),
         _ => None,

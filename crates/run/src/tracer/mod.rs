@@ -174,13 +174,13 @@ impl Tracer<'_> {
                 self.report.refused_ptrace += 1;
                 sys::resume(thread, 0)
             }
-            Some(Stop::TakeFd) => self.to_the_end(thread),
+            Some(Stop::TakeFd) => self.finish_call(thread),
             Some(Stop::Injected) | None => sys::resume(thread, 0),
         }
     }
 
     /// Has a thread make its call, which does not wait for anything, before anything else is done.
-    fn to_the_end(&mut self, thread: pid_t) -> Result<()> {
+    fn finish_call(&mut self, thread: pid_t) -> Result<()> {
         sys::resume_to_syscall(thread)?;
         match self.wait_for(thread)? {
             Status::Syscall => sys::resume(thread, 0),

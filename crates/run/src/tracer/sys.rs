@@ -249,9 +249,8 @@ pub(super) fn swap_blocked(mask: u64) -> u64 {
     let mut old = 0u64;
     let size = mem::size_of::<u64>();
     // SAFETY: with 8 as the size the kernel reads and writes 8 bytes.
-    let _: c_long = unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, size)
-    };
+    let _: c_long =
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, size) };
     old
 }
 

@@ -84,7 +84,12 @@ impl Image {
     pub fn command(&self, arguments: &[&str]) -> Command {
         // Whatever hangs ends: the kernel ends what is traced with its tracer.
         let mut command = Command::new("timeout");
-        command.args(["--foreground", "-s", "KILL", "60"]).arg(runner()).arg(self.path()).args(arguments).env("LC_ALL", "C");
+        command
+            .args(["--foreground", "-s", "KILL", "60"])
+            .arg(runner())
+            .arg(self.path())
+            .args(arguments)
+            .env("LC_ALL", "C");
         command
     }
 
