@@ -78,6 +78,30 @@ pub trait Device {
         Ok(())
     }
 
+    /// Copies `from` to the bytes at `at`, all of them: as [`Device::write`], for data of files rather than records of
+    /// metadata. A device may have a better way for much.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    #[inline]
+    fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        self.write(at, from)
+    }
+
+    /// Makes pages read as zeros. A device that knows that they do has nothing to do.
+    ///
+    /// # Errors
+    /// As [`Device::direct_access_mut`].
+    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+        let mut done = 0;
+        while done < count {
+            let region = self.direct_access_mut(PageNo(first.0.saturating_add(done)), count - done)?;
+            region.zero(0, region.len());
+            done += (region.len() / PAGE_SIZE) as u64;
+        }
+        Ok(())
+    }
+
     /// Starts to make `[at, at + len)` durable; [`Device::fence`] waits for it. Nothing to do in plain memory.
     ///
     /// # Errors
@@ -114,6 +138,12 @@ impl<D: Device + ?Sized> Device for &D {
     }
     fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
         (**self).write(at, from)
+    }
+    fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        (**self).store(at, from)
+    }
+    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+        (**self).zero(first, count)
     }
     fn flush(&self, at: u64, len: u64) -> Result<(), Error> {
         (**self).flush(at, len)

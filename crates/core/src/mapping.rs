@@ -203,8 +203,11 @@ impl<M: Mapping> Pages for InPlace<M> {
         let (within, want) = span(offset, from.len());
         match self.0.get_xip_pages(index, want, Create::Yes)? {
             Extent::Storage(run) => {
-                let region = self.0.device().direct_access_mut(run.first, run.count.min(want))?;
-                Ok(region.write(within, from))
+                let room = run.count.min(want).saturating_mul(PAGE_BYTES) - within as u64;
+                let len = from.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+                let start = run.first.byte().ok_or(Error::Invalid("a page beyond 2^64 bytes"))?;
+                self.0.device().store(start + within as u64, &from[..len])?;
+                Ok(len)
             }
             // Contract 2: an internal error, never a panic.
             Extent::Hole(_) => Err(Error::Lost { index }.into()),

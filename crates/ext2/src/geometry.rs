@@ -7,6 +7,8 @@ use core::ops::Range;
 pub(crate) const MAGIC: u16 = 0xef53;
 /// Byte address of the superblock.
 pub(crate) const SUPER_AT: u64 = 1024;
+/// Blocks, and inodes, that the bitmaps of a group can count: the bits of a block of 4096 bytes.
+const MOST_IN_GROUP: u32 = 8 * 4096;
 /// Bytes of a group descriptor.
 const DESCRIPTOR: u32 = 32;
 const _: () = assert!(DESCRIPTOR as usize == RawGroup::LEN);
@@ -159,18 +161,21 @@ impl Geometry {
     pub fn plan(blocks: u64, inodes: u32) -> Result<Self, Error> {
         let bad = |what, value| Err(Error::CannotMake { what, value });
         let Ok(count) = u32::try_from(blocks) else { return bad("the number of blocks", blocks) };
-        let blocks_per_group = 32768;
-        let groups = count.div_ceil(blocks_per_group);
-        if groups == 0 {
+        if count == 0 {
             return bad("the number of blocks", 0);
         }
+        let inodes = inodes.max(FIRST_INODE + 1);
         // Whole blocks of the inode table, whole bytes of the bitmap.
-        let per_block = 4096 / 256;
-        let inodes_per_group =
-            inodes.max(FIRST_INODE + 1).div_ceil(groups).checked_next_multiple_of(per_block).unwrap_or(u32::MAX);
-        if inodes_per_group > blocks_per_group {
+        let in_group = |groups: u32| inodes.div_ceil(groups).checked_next_multiple_of(4096 / 256).unwrap_or(u32::MAX);
+        // As large as a bitmap of one block allows; smaller where many small files need more groups for their inodes.
+        let Some(blocks_per_group) = [MOST_IN_GROUP, 16384, 8192, 4096]
+            .into_iter()
+            .find(|&size| in_group(count.div_ceil(size)) <= MOST_IN_GROUP)
+        else {
             return bad("the number of inodes", inodes.into());
-        }
+        };
+        let groups = count.div_ceil(blocks_per_group);
+        let inodes_per_group = in_group(groups);
         let geometry = Self {
             block_size: 4096,
             blocks: count,

@@ -228,13 +228,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub(crate) fn zero_blocks(&self, first: u32, count: u32) -> Result<(), Error> {
         let (at, len) = (self.geometry.byte(first), u64::from(count) * u64::from(self.geometry.block_size));
         if self.device.properties().not_in_place.is_none() && self.geometry.block_size as usize == PAGE_SIZE {
-            let mut done = 0;
-            while done < u64::from(count) {
-                let page = xip_core::PageNo(u64::from(first) + done);
-                let region = self.device.direct_access_mut(page, u64::from(count) - done)?;
-                region.zero(0, region.len());
-                done += (region.len() / PAGE_SIZE) as u64;
-            }
+            self.device.zero(xip_core::PageNo(first.into()), count.into())?;
         } else {
             let zeros = [0u8; 512];
             for n in 0..len / zeros.len() as u64 {

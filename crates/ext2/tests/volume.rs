@@ -34,7 +34,9 @@ fn read(volume: &Volume<Bytes, Alone>, number: InodeNo, offset: u64, len: usize)
 #[test]
 fn a_new_volume_is_clean_at_every_size() {
     // One group, its edge, two, the copies of sparse_super, a small last group.
-    for (blocks, inodes) in [(64, 12), (512, 16), (32768, 100), (32769 + 20, 20), (65536, 3000), (32768 * 4, 40_000)] {
+    for (blocks, inodes) in
+        [(64, 12), (512, 16), (32768, 100), (32769 + 20, 20), (65536, 3000), (12_000, 60_000), (32768 * 4, 40_000)]
+    {
         fsck(&volume(blocks, inodes));
     }
 }

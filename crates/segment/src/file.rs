@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use xip_core::page::PAGE_BYTES;
 use xip_core::{Device, PAGE_SIZE, PageNo, Properties, Region, RegionMut};
 
@@ -28,10 +28,6 @@ pub enum Access {
 /// the whole file at once would count as memory before it is needed.
 const STEP: usize = 4 << 20;
 
-/// From this length on, `write` copies by `pwrite`, which needs no page table: measured at 600 MB to be as fast as
-/// stores to pages made present beforehand, and 1.5 to 3 times as fast as stores that fault.
-const LARGE: usize = 128 << 10;
-
 /// A file or shared-memory object, mapped shared.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -41,6 +37,9 @@ pub struct MappedFile {
     /// For a new file, which steps of it were made present: their pages have storage, so that a store cannot fault for
     /// lack of space. Empty for any other.
     present: Box<[AtomicBool]>,
+    /// For a new file, a bit for each page that was written, or given out to be written: the others are zeros as they
+    /// are. Empty for any other.
+    written: Box<[AtomicU64]>,
 }
 
 impl MappedFile {
@@ -81,7 +80,14 @@ impl MappedFile {
             path: path_of(&fd),
             errno,
         })?;
-        Ok(Self { map, fd, access, present: (0..steps).map(|_| AtomicBool::new(false)).collect() })
+        let words = if steps == 0 { 0 } else { (len / PAGE_SIZE).div_ceil(64) };
+        Ok(Self {
+            map,
+            fd,
+            access,
+            present: (0..steps).map(|_| AtomicBool::new(false)).collect(),
+            written: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        })
     }
 
     /// The file.
@@ -112,6 +118,18 @@ impl MappedFile {
 
     pub(crate) fn memory(&self) -> &Map {
         &self.map
+    }
+
+    fn mark_written(&self, from: usize, len: usize) {
+        for page in from / PAGE_SIZE..(from + len).div_ceil(PAGE_SIZE) {
+            // Whoever zeroes a page and whoever wrote it before agree by other means: it was freed in between.
+            self.written[page / 64].fetch_or(1 << (page % 64), Ordering::Relaxed);
+        }
+    }
+
+    fn is_written(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok().and_then(|word| self.written.get(word));
+        word.is_none_or(|word| word.load(Ordering::Relaxed) >> (page % 64) & 1 == 1)
     }
 
     /// Gives the pages of a new file storage, so that a store to them cannot fault.
@@ -153,22 +171,29 @@ impl Device for MappedFile {
         let (from, len) = bytes(first, count, self.pages())?;
         if !self.present.is_empty() {
             self.make_present(from, len)?;
+            self.mark_written(from, len);
         }
         self.map.region_mut(from, len).ok_or(xip_core::Error::ReadOnly)
     }
 
-    fn write(&self, at: u64, from: &[u8]) -> std::result::Result<(), xip_core::Error> {
-        let end = at.checked_add(from.len() as u64).filter(|&end| end <= self.map.len() as u64);
-        if end.is_some() && from.len() >= LARGE && self.access == Access::ReadWrite {
-            return crate::plain::write_all(self.fd(), at, from);
+    /// Data into pages of a new file that no store has touched yet goes by `pwrite`: measured at 500 MB it takes half
+    /// the time of making them present, which zeroes them first, and storing then.
+    fn store(&self, at: u64, from: &[u8]) -> std::result::Result<(), xip_core::Error> {
+        let range = usize::try_from(at).ok().and_then(|start| Some(start..start.checked_add(from.len())?));
+        let Some(range) = range.filter(|range| range.end <= self.map.len() && !self.present.is_empty()) else {
+            return self.write(at, from);
+        };
+        if self.present[range.start / STEP..range.end.div_ceil(STEP)].iter().all(|step| step.load(Ordering::Relaxed)) {
+            return self.write(at, from);
         }
-        let mut done = 0;
-        while done < from.len() {
-            let byte = at.checked_add(done as u64).ok_or(xip_core::Error::Invalid("an offset past 2^64"))?;
-            let within = usize::try_from(byte % PAGE_BYTES).unwrap_or(0);
-            let count = (within + from.len() - done).div_ceil(PAGE_SIZE) as u64;
-            let first = PageNo(byte / PAGE_BYTES);
-            done += self.direct_access_mut(first, count)?.write(within, &from[done..]);
+        self.mark_written(range.start, from.len());
+        crate::plain::write_all(self.fd(), at, from)
+    }
+
+    fn zero(&self, first: PageNo, count: u64) -> std::result::Result<(), xip_core::Error> {
+        bytes(first, count, self.pages())?;
+        for page in (first.0..first.0.saturating_add(count)).filter(|&page| self.is_written(page)) {
+            self.direct_access_mut(PageNo(page), 1)?.zero(0, PAGE_SIZE);
         }
         Ok(())
     }
