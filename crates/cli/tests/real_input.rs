@@ -72,11 +72,12 @@ fn two_builds_of_debian_are_the_same_bytes_and_dense() {
     let size = fs::metadata(&first).unwrap().len();
     assert_eq!(size % (2 << 20), 0, "an image is a multiple of 2 MiB");
     let info = place.run(["info".as_ref(), first.as_os_str(), "--json".as_ref()]).succeeds().json();
-    println!("{info:#}");
-    // No more than 3 % over content plus what the format needs.
+    assert_eq!(info["runs"]["cut"], 0, "no file of this tree is larger than a block group: {info:#}");
+    // No more than 3 % over content plus what the format needs, as the volume itself says and as the command does.
     let blocks = xip::Volume::open(&first).unwrap().statfs().unwrap();
-    let room = blocks.free_blocks as f64 / blocks.blocks as f64;
-    assert!(room <= 0.03, "{:.1} % of the image is empty", room * 100.0);
+    let empty = 100.0 * blocks.free_blocks as f64 / blocks.blocks as f64;
+    assert!(empty <= 3.0, "{empty:.1} % of the image is empty");
+    assert!(info["density"]["free_percent"].as_f64().unwrap() <= 3.0, "{info:#}");
 }
 
 /// Everything that a tree can have and Debian's has not.
@@ -189,14 +190,28 @@ fn programs_in_place_do_what_they_do_in_a_chroot() {
     fs::remove_file(image).unwrap(); // Its bytes are in the segment.
     for (program, arguments) in PROGRAMS {
         let expected = Ran::from(in_chroot(&tree, program, arguments));
-        let mut run = place.xip(["run", "debian", "--", program]);
+        let report = place.path("report");
+        let mut run = place.xip(["run", &format!("--report={}", report.display()), "--json", "debian", "--", program]);
         let found = Ran::from(with_environment(run.args(arguments)).output().unwrap());
         assert_eq!(found.output.status, expected.output.status, "{program} {arguments:?}\n{}", found.err);
         assert_eq!(found.err, expected.err, "{program} {arguments:?}");
         assert!(found.out == expected.out, "{program} {arguments:?}\n{}", first_difference(&found.out, &expected.out));
+        let share = share_in_place(&serde_json::from_slice(&fs::read(&report).unwrap()).unwrap());
+        assert!(share >= 0.95, "{program} {arguments:?}: only {:.1} % of what it mapped is in place", share * 100.0);
         assert!(expected.out.len() > 1 || program == "dpkg", "{program} printed nothing to compare: {}", expected.err);
     }
     place.run(["rm", "debian"]).succeeds();
+}
+
+/// Of all bytes of files that were mapped.
+fn share_in_place(report: &serde_json::Value) -> f64 {
+    let files = report["report"]["files"].as_object().unwrap().values();
+    let (mut in_place, mut elsewhere) = (0, 0);
+    for file in files {
+        in_place += file["bytes_in_place"].as_u64().unwrap();
+        elsewhere += file["not_in_place"].as_object().unwrap().values().filter_map(|bytes| bytes.as_u64()).sum::<u64>();
+    }
+    in_place as f64 / (in_place + elsewhere) as f64
 }
 
 fn first_difference(found: &str, expected: &str) -> String {
