@@ -63,7 +63,7 @@ pub struct Shape {
 pub struct Files {
     /// Regular files.
     pub regular: u64,
-    /// Directories, with the root and `lost+found`.
+    /// Directories, with the root.
     pub directories: u64,
     /// Symbolic links.
     pub symlinks: u64,

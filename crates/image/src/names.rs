@@ -7,9 +7,6 @@ use std::path::PathBuf;
 use xip_core::{Device, Env, Timestamp};
 use xip_ext2::{InodeNo, NewInode, NewKind, SetAttributes, Volume};
 
-/// Where `e2fsck` puts what it finds without a name; it complains where this is missing.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
-
 /// Makes everything but data. Returns the inode of each node.
 pub(crate) fn create<D: Device, E: Env>(
     volume: &Volume<D, E>,
@@ -21,12 +18,6 @@ pub(crate) fn create<D: Device, E: Env>(
     // Directories first, so that they have the first inodes and with them the first blocks: a look-up touches little.
     let is_directory = |node: NodeId| matches!(tree.nodes[node.index()].kind, NodeKind::Directory);
     let (directories, others): (Vec<_>, Vec<_>) = tree.names.iter().partition(|name| is_directory(name.node));
-    if !directories.iter().any(|name| name.parent == NodeId::ROOT && &*name.name == LOST_AND_FOUND) {
-        let new = NewInode { kind: NewKind::Directory, permissions: 0o700, uid: 0, gid: 0 };
-        volume
-            .create(InodeNo::ROOT, LOST_AND_FOUND, &new)
-            .map_err(|error| Error::File { path: "lost+found".into(), error })?;
-    }
     for (n, name) in directories.into_iter().chain(others).enumerate() {
         if n % 1024 == 1023 {
             progress.advance(1024);

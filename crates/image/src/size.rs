@@ -6,9 +6,8 @@ use crate::source::{NodeKind, Tree};
 use std::ops::Range;
 use xip_ext2::Geometry;
 
-/// Inodes of a volume that no file of the tree has: the ten reserved ones, of which the root directory is one, and
-/// `lost+found`.
-const OTHER_INODES: u64 = 10;
+/// Inodes of a volume that no file of the tree has: the ten reserved ones but for the root directory.
+const OTHER_INODES: u64 = 9;
 /// A spare inode for this much room that is asked for.
 const BYTES_PER_SPARE_INODE: u64 = 16 * 1024;
 /// Pointers in a block of them, and in the inode.

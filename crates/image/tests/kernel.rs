@@ -192,15 +192,6 @@ fn a_file_larger_than_a_group_is_cut_once_and_maps_by_2_mib() {
 }
 
 #[test]
-fn a_tree_that_has_lost_and_found_already_keeps_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, image) = (directory.path().join("tree"), directory.path().join("image"));
-    fs::create_dir_all(source.join("lost+found/inside")).unwrap();
-    let summary = build(&source, &image);
-    assert_eq!(summary.info.files.directories, 3);
-}
-
-#[test]
 fn the_debian_tree_is_clean_dense_and_equal() {
     let tree = std::env::var_os("XIP_ROOTFS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/rootfs"), Into::into);

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
 
-    /// UUID of the volume. Without it, one that is made from the content
+    /// UUID of the volume. Without it, one made from names and attributes
     #[arg(long, value_parser = parse_uuid)]
     uuid: Option<[u8; 16]>,
 

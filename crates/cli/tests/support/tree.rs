@@ -154,11 +154,8 @@ impl Names {
         }
     }
 
-    /// Names that lead to one file are told so. `lost+found` is left out: an image has it, and its source has not.
+    /// Names that lead to one file are told so.
     fn finish(self, mut tree: Tree) -> Tree {
-        if tree.remove(Path::new("lost+found")).is_some() {
-            tree.get_mut(Path::new("")).unwrap().links -= 1;
-        }
         let mut first: HashMap<u64, PathBuf> = HashMap::new();
         for (path, inode) in self.0 {
             match first.entry(inode) {

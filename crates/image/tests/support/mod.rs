@@ -69,7 +69,7 @@ pub struct Entry {
     pub same_as: PathBuf,
 }
 
-/// Everything below `root`, and `root` itself as the empty path; `lost+found` is left out.
+/// Everything below `root`, and `root` itself as the empty path.
 pub fn entries(root: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut found = BTreeMap::new();
     let mut paths = vec![PathBuf::new()];
@@ -78,10 +78,7 @@ pub fn entries(root: &Path) -> BTreeMap<PathBuf, Entry> {
         let meta = fs::symlink_metadata(&whole).unwrap();
         if meta.is_dir() {
             for entry in fs::read_dir(&whole).unwrap() {
-                let below = path.join(entry.unwrap().file_name());
-                if below != Path::new("lost+found") {
-                    paths.push(below);
-                }
+                paths.push(path.join(entry.unwrap().file_name()));
             }
         }
         let (data, sum) = if meta.is_file() { contents(&whole) } else { (Vec::new(), 0) };
@@ -93,7 +90,7 @@ pub fn entries(root: &Path) -> BTreeMap<PathBuf, Entry> {
                 owner: (meta.uid(), meta.gid()),
                 mtime: (meta.mtime(), meta.mtime_nsec()),
                 size: if meta.is_dir() { 0 } else { meta.size() },
-                // With `lost+found` the root has one more; file systems differ in what they count for directories.
+                // File systems differ in what they count for directories.
                 links: if meta.is_dir() { 0 } else { meta.nlink() },
                 device: if is_device { meta.rdev() } else { 0 },
                 target: fs::read_link(&whole).ok(),
