@@ -10,6 +10,7 @@ mod test;
 
 use clap::Parser;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// The project's own scripts.
 #[derive(Parser)]
@@ -25,13 +26,14 @@ enum Command {
     Test,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
-        Command::Setup => setup::ensure(),
-        Command::Rootfs => rootfs::ensure().map(drop),
-        Command::Bench => bench::run_all(),
-        Command::Test => test::run_all(),
+        Command::Setup => setup::ensure()?,
+        Command::Rootfs => drop(rootfs::ensure()?),
+        Command::Bench => bench::run_all()?,
+        Command::Test => return test::run_all(),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The top of the repository.
