@@ -11,7 +11,7 @@ use crate::namespace::FROM_HOST;
 use crate::options::Options;
 use crate::report::{End, Outcome, Report};
 use crate::{prerequisites, seccomp};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
@@ -91,6 +91,7 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         child.go()?;
         let (_, mut fds) = child.expect(says::FILTERED, &options.program)?;
         let listener = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the listener")(e.into()))?;
+        sys::take_turns(listener.as_fd());
         child.go()?;
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {

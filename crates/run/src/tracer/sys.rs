@@ -188,6 +188,13 @@ pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<(u64,
     Ok((notification.id, notification.pid.cast_signed()))
 }
 
+/// Has the thread that waits and the one that answers take turns on one processor, where the kernel knows how (6.6).
+pub(super) fn take_turns(listener: BorrowedFd<'_>) {
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: the data of this number is a number. That an older kernel does not know it does no harm.
+    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+}
+
 /// Gives the waiting thread a copy of `fd`, closed at exec, and ends its wait: its call returns the number there.
 pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> io::Result<i32> {
     let mut give = libc::seccomp_notif_addfd {
