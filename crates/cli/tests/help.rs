@@ -24,7 +24,7 @@ fn help_lists_every_command_and_every_command_has_examples() {
 #[test]
 fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
     let place = Place::new();
-    let nonsense: [&[&str]; 14] = [
+    let nonsense: [&[&str]; 25] = [
         &[],
         &["frobnicate"],
         &["build"],
@@ -38,6 +38,17 @@ fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
         &["build", "a", "b", "--exclude", "[a"],
         &["run", "debian"],
         &["run", "debian", "--json", "true"],
+        &["run", "debian", "-x", "--", "true"],
+        &["run", "debian", "--bnd", "w:/work", "--", "ls"],
+        &["run", "debian", "--bind", "nonsense", "--", "true"],
+        &["run", "debian", "--bind", "/tmp:/", "--", "true"],
+        &["run", "debian", "--bind", "/tmp://./..:ro", "--", "true"],
+        &["run", "debian", "--env", "", "--", "true"],
+        &["run", "debian", "--env", "=x", "--", "true"],
+        &["run", "debian", "--", ""],
+        &["run", "debian", "--root=both", "--", "true"],
+        &["run", "debian", "--"],
+        &["run", "", "--", "true"],
         &["rm"],
     ];
     for arguments in nonsense {
@@ -47,6 +58,8 @@ fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
         assert!(!ran.err.is_empty(), "{arguments:?}");
     }
     place.run(["man", "frobnicate"]).fails(2).says("xip --help");
+    // The tip is the option that was meant.
+    place.run(["run", "debian", "--bnd", "w:/work", "--", "ls"]).fails(2).says("'--bind'");
 }
 
 #[test]

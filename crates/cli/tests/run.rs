@@ -83,10 +83,23 @@ fn what_is_not_there_and_what_cannot_be_executed_have_codes_of_their_own() {
     place.run(["run", "small", "--", "/bin/absent"]).fails(127).says("/bin/absent");
     place.run(["run", "small", "--", "absent"]).fails(127).says("absent");
     place.run(["run", "small", "--", "/etc/motd"]).fails(126).says("/etc/motd");
-    place.run(["run", "small", "--bind", "nonsense", "--", "/bin/sh"]).fails(125).says("nonsense");
-    place.run(["run", "small", "--workdir", "/absent", "--", "/bin/sh"]).fails(125).says("/absent");
+    place.run(["run", "small", "--", "--absent"]).fails(127).says("--absent");
+    let host = place.path("nothing").display().to_string();
+    let bind = format!("{host}:/work");
+    let ran = place.run(["run", "small", "--bind", &bind, "--", "/bin/sh"]).fails(125);
+    ran.says("--bind").says(&host).says("on this machine").says("No such file");
+    let ran = place.run(["run", "small", "--workdir", "/absent", "--", "/bin/sh"]).fails(125);
+    ran.says("/absent").says("in the image").says("--bind");
     let report = format!("--report={}", place.path("absent/report").display());
     place.run(["run", "small", &report, "--", "/bin/sh", "-c", "exit 0"]).fails(125).says("absent/report");
+}
+
+#[test]
+fn root_with_its_mode_as_the_next_word_gets_the_right_spelling() {
+    let Some(place) = loaded() else { return };
+    place.run(["run", "small", "--root", "overlay", "--", "true"]).fails(127).says("try: --root=overlay");
+    place.run(["run", "--root", "read-only", "small", "--", "true"]).fails(125).says("try: --root=read-only");
+    assert!(!place.run(["run", "small", "overlay"]).fails(127).err.contains("--root"));
 }
 
 #[test]

@@ -4,16 +4,17 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use xip_run::{Bind, End, Options, Report, Root};
 use xip_segment::{Segment, Store};
 
 use super::segments;
-use crate::failure::{Doing, Failure};
-use crate::output::{Output, Paint, Table, printable, size};
+use crate::failure::{Doing, Failure, USAGE};
+use crate::output::{Output, Paint, Table, count, printable, size};
 use crate::signals::die_by;
 
 const HELP: &str = "\
@@ -39,15 +40,15 @@ pub(crate) struct Args {
     source: PathBuf,
 
     /// The program and its arguments. Without a slash it is looked for on PATH, in the image
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     program: Vec<OsString>,
 
-    /// Show a directory or file of this machine inside (may be given many times)
-    #[arg(long, value_name = "HOST:INSIDE[:ro]")]
-    bind: Vec<OsString>,
+    /// Show a directory or file of this machine inside, writable unless `:ro` is added (may be given many times)
+    #[arg(long, value_name = "HOST:INSIDE[:ro|:rw]", value_parser = OsStringValueParser::new().try_map(parse_bind))]
+    bind: Vec<Bind>,
 
     /// Set an environment variable; without `=VALUE`, remove it (may be given many times)
-    #[arg(long, value_name = "NAME[=VALUE]")]
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(parse_env))]
     env: Vec<OsString>,
 
     /// Directory inside in which the program starts
@@ -80,6 +81,22 @@ pub(crate) struct Args {
 enum RootMode {
     ReadOnly,
     Overlay,
+}
+
+fn parse_bind(text: OsString) -> Result<Bind, String> {
+    let bind = Bind::parse(&text).map_err(|error| error.to_string())?;
+    // `/` by whatever name: what comes over it hides the image, and the program is not found.
+    if !bind.inside.components().any(|part| matches!(part, Component::Normal(_))) {
+        return Err("the root directory inside is the image; bind to a directory below it".into());
+    }
+    Ok(bind)
+}
+
+fn parse_env(text: OsString) -> Result<OsString, String> {
+    match text.as_bytes().first() {
+        None | Some(b'=') => Err("a variable needs a name: NAME=VALUE sets it, NAME removes it".into()),
+        Some(_) => Ok(text),
+    }
 }
 
 /// Exit codes of those who run programs for others, as `env` and `timeout` have them.
@@ -121,14 +138,7 @@ impl Args {
                 other => other?,
             }
         }
-        let outcome = outcome.map_err(|error| {
-            let code = match error {
-                xip_run::Error::NotFound { .. } => NOT_FOUND,
-                xip_run::Error::NotExecutable { .. } => NOT_EXECUTABLE,
-                _ => OUR_OWN,
-            };
-            Failure::from(error).with_code(code)
-        })?;
+        let outcome = outcome.map_err(|error| self.failure(error))?;
         if let Some(to) = &mut report {
             let text = if self.json { serde_json::to_string_pretty(&outcome)? + "\n" } else { text(&outcome.report) };
             to.write_all(text.as_bytes()).doing(|| "cannot write the report".into())?;
@@ -138,10 +148,16 @@ impl Args {
 
     fn options(&self) -> Result<Options, Failure> {
         let mut program = self.program.iter().cloned();
-        let mut options = Options::new(program.next().unwrap_or_default());
+        let name = program.next().filter(|name| !name.is_empty());
+        let nameless = || Failure::new("the name of the program is empty").with_code(USAGE);
+        let mut options = Options::new(name.ok_or_else(nameless)?);
         options.arguments = program.collect();
         options.workdir.clone_from(&self.workdir);
-        options.binds = self.bind.iter().map(|text| Bind::parse(text)).collect::<Result<_, _>>()?;
+        for bind in &self.bind {
+            let (host, inside) = (bind.host.display(), bind.inside.display());
+            bind.host.metadata().doing(|| format!("--bind {host}:{inside}: {host} cannot be used on this machine"))?;
+        }
+        options.binds.clone_from(&self.bind);
         options.root = self.root.into();
         options.page_cache = self.page_cache;
         for variable in &self.env {
@@ -156,6 +172,30 @@ impl Args {
         Ok(options)
     }
 
+    /// The exit code for what went wrong, and what to do about it.
+    fn failure(&self, error: xip_run::Error) -> Failure {
+        let (code, remedy) = match &error {
+            xip_run::Error::NotFound { .. } => (NOT_FOUND, self.root_remedy(&self.program[0])),
+            xip_run::Error::NotExecutable { .. } => (NOT_EXECUTABLE, None),
+            xip_run::Error::Setup { step, .. } if *step == format!("enter {}", self.workdir.display()) => {
+                let remedy = "--workdir is a directory in the image: name another, or show one there by --bind";
+                (OUR_OWN, Some(remedy.to_owned()))
+            }
+            _ => (OUR_OWN, None),
+        };
+        let failure = Failure::from(error).with_code(code);
+        match remedy {
+            Some(remedy) => failure.remedy(remedy),
+            None => failure,
+        }
+    }
+
+    /// `--root overlay` means a program or segment `overlay`, which probably nobody wanted.
+    fn root_remedy(&self, name: &OsStr) -> Option<String> {
+        let mode = name.to_str().filter(|name| RootMode::from_str(name, false).is_ok())?;
+        (self.root == RootMode::Overlay).then(|| format!("--root={mode}"))
+    }
+
     /// The segment to run from, and whether it was loaded for this.
     fn segment(&self, store: &Store, output: Output) -> Result<(Segment, bool), Failure> {
         let is_path = self.source.as_os_str().as_bytes().contains(&b'/');
@@ -164,7 +204,11 @@ impl Args {
                 // No segment has that name, or none can: it is an image then, if there is one.
                 Err(error @ (xip_segment::Error::NoSegment { .. } | xip_segment::Error::BadName { .. })) => {
                     if !self.source.exists() {
-                        return Err(Failure::from(error));
+                        let failure = Failure::from(error);
+                        return Err(match self.root_remedy(name.as_ref()) {
+                            Some(remedy) => failure.remedy(remedy),
+                            None => failure,
+                        });
                     }
                 }
                 other => return Ok((other?, false)),
@@ -202,7 +246,8 @@ fn text(report: &Report) -> String {
         text += "the program was not traced: all of its files came from the page cache\n";
     }
     if report.refused_ptrace > 0 {
-        text += &format!("the program asked {} times to trace, which was refused\n", report.refused_ptrace);
+        let times = count(report.refused_ptrace, "time", "times");
+        text += &format!("the program asked {times} to trace, which was refused\n");
     }
     let mut table = Table::new(&["file", ">in place", ">mappings", "not in place"]);
     for (path, file) in &report.files {

@@ -10,6 +10,9 @@ use super::measure::{mappings, pages};
 use crate::output::{Table, percent, size};
 
 const PAGE: u64 = 4096;
+/// The page that `xip run` puts into each program to make its calls there. It is neither the program's text nor a
+/// copy of any file, and all programs of a run share it (docs/run.md, "How it works").
+const PAGE_OF_XIP: &str = "/memfd:xip-calls (deleted)";
 
 /// One program, while it is alive. All sizes are bytes.
 #[derive(Serialize)]
@@ -50,7 +53,7 @@ impl Figures {
         let (mut programs, mut used) = (Vec::new(), BTreeSet::new());
         for (name, pid) in processes.iter().copied() {
             let mut of = Of { name, pid, in_place: 0, text: 0, text_in_place: 0, page_cache: 0 };
-            for mapping in mappings(pid)? {
+            for mapping in mappings(pid)?.into_iter().filter(|mapping| mapping.name != PAGE_OF_XIP) {
                 // What a process wrote to its private mapping is its own, as it would be anywhere.
                 let shared = mapping.resident.saturating_sub(mapping.own);
                 let in_place = mapping.file == file;
@@ -109,8 +112,8 @@ impl Figures {
         let did = if self.executed { "executed" } else { "read" };
         let besides = match (self.executed, self.page_cache) {
             (false, _) => String::new(),
-            (true, 0) => " In place,\ncopies cost nothing.".to_owned(),
-            (true, cost) => format!(" In place,\ncopies cost {}.", size(cost)),
+            (true, 0) => "\nIn place, copies cost nothing.".to_owned(),
+            (true, cost) => format!("\nIn place, copies cost {}.", size(cost)),
         };
         format!(
             "All {count} were alive at the same time and {did} the pages of one segment: {used} of its {segment}, in memory \

@@ -19,6 +19,8 @@ pub(crate) struct Mapping {
     pub(crate) offset: u64,
     /// Device (`major:minor`) and inode of the file.
     pub(crate) file: (String, u64),
+    /// Path of the file, as the kernel knows it.
+    pub(crate) name: String,
     /// Bytes of it in memory for this process, and those of them that are its own (written to).
     pub(crate) resident: u64,
     pub(crate) own: u64,
@@ -61,12 +63,14 @@ fn header<'a>(range: &str, mut words: impl Iterator<Item = &'a str>) -> Option<M
     let offset = hex(words.next()?)?;
     let device = words.next()?.to_owned();
     let inode = words.next()?.parse().ok().filter(|inode| *inode != 0)?;
+    let name = words.collect::<Vec<_>>().join(" ");
     Some(Mapping {
         start: hex(start)?,
         end: hex(end)?,
         executable: permissions.contains('x'),
         offset,
         file: (device, inode),
+        name,
         resident: 0,
         own: 0,
     })
@@ -100,6 +104,7 @@ mod tests {
         let found = parse(text);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].file, ("00:1c".to_owned(), 42));
+        assert_eq!(found[0].name, "/dev/shm/a name");
         assert_eq!((found[0].start, found[0].end, found[0].offset), (0x7f00_0000_1000, 0x7f00_0000_3000, 0x2000));
         assert_eq!((found[0].executable, found[0].resident, found[0].own), (true, 4096, 0));
     }
