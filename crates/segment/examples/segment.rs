@@ -27,8 +27,12 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
             println!("{} {:?} {:?}", loaded.segment.name(), loaded.outcome, loaded.segment.id());
         }
         ["list"] => {
-            for segment in store.list()? {
+            let listing = store.list()?;
+            for segment in listing.segments {
                 println!("{} {} bytes from {}", segment.name(), segment.info().size, segment.info().image.display());
+            }
+            for problem in listing.problems {
+                eprintln!("warning: {problem}");
             }
         }
         ["stat", name] => println!("{:#?}", store.get(name)?.stat()?),

@@ -137,6 +137,12 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The process that keeps the segment answers as that of another version does: `EPROTO`.
+    #[error("the segment {name} was loaded by another version of xip: `xip rm {name}` and load it again")]
+    OtherVersion {
+        /// The segment.
+        name: String,
+    },
     /// The process that keeps the segment does not answer, or not with a segment: `ETIMEDOUT`.
     #[error(
         "the holder of the segment {name} does not answer ({why}): if it is stopped, let it go on; \
@@ -175,6 +181,7 @@ impl Error {
             Self::Changed { .. } => Errno::AGAIN,
             Self::Refused { .. } => Errno::UCLEAN,
             Self::Holder { .. } => Errno::CHILD,
+            Self::OtherVersion { .. } => Errno::PROTO,
             Self::Silent { .. } => Errno::TIMEDOUT,
         }
         .raw_os_error()

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Set in the environment of a process that is to be a holder.
 const MARK: &str = "XIP_SEGMENT_HOLDER";
@@ -27,8 +27,8 @@ const MARK: &str = "XIP_SEGMENT_HOLDER";
 /// What a holder is called in `/proc/PID/comm`.
 pub(crate) const COMMAND: &str = "xip-holder";
 
-/// How long a holder waits for a request, and a user for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a user waits for the answer: more than a holder gives to one who connects and says nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is asked of a holder, the whole message.
 pub(crate) const GET: &[u8] = b"get";
@@ -195,18 +195,50 @@ fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, record: &Record) -> 
     }
 }
 
-/// Asks the holder of `name`. `NOENT`: there is no such name. `CONNREFUSED`: it has lost its holder.
-pub(crate) fn ask(directory: &Directory, name: &str, request: &[u8]) -> SysResult<(Vec<u8>, Vec<OwnedFd>)> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(Directory::address(directory.fd(), name))?)?;
-    wire::send(&socket, request, &[])?;
-    match wire::receive(&socket)? {
-        // It ended before it answered.
-        (bytes, _) if bytes.is_empty() => Err(Errno::CONNRESET),
-        answer => Ok(answer),
+/// What a holder answers: bytes and descriptors.
+pub(crate) type Answer = (Vec<u8>, Vec<OwnedFd>);
+
+/// A request to a holder whose answer is awaited later, so that all can be asked at once.
+pub(crate) struct Asked {
+    socket: OwnedFd,
+    deadline: Instant,
+}
+
+impl Asked {
+    /// Sends the request. `NOENT`: there is no such name. `CONNREFUSED`: it has lost its holder.
+    fn send(directory: &Directory, name: &str, request: &[u8], deadline: Instant) -> SysResult<Self> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left(deadline)))?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(Directory::address(directory.fd(), name))?)?;
+        wire::send(&socket, request, &[])?;
+        Ok(Self { socket, deadline })
     }
+
+    fn answer(self) -> SysResult<Answer> {
+        sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(left(self.deadline)))?;
+        match wire::receive(&self.socket)? {
+            // It ended before it answered.
+            (bytes, _) if bytes.is_empty() => Err(Errno::CONNRESET),
+            answer => Ok(answer),
+        }
+    }
+}
+
+/// The time until `deadline`; never zero, which would be no limit.
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+/// Asks the holder of `name`. Errors: as [`Asked::send`]; `AGAIN`: it does not answer.
+pub(crate) fn ask(directory: &Directory, name: &str, request: &[u8]) -> SysResult<Answer> {
+    Asked::send(directory, name, request, Instant::now() + PATIENCE)?.answer()
+}
+
+/// As [`ask`], for all of `names`, which together take no longer than one.
+pub(crate) fn ask_all(directory: &Directory, names: &[String], request: &[u8]) -> Vec<SysResult<Answer>> {
+    let deadline = Instant::now() + PATIENCE;
+    let asked: Vec<_> = names.iter().map(|name| Asked::send(directory, name, request, deadline)).collect();
+    asked.into_iter().map(|asked| asked?.answer()).collect()
 }
 
 /// Asks the holder of `name` to end.

@@ -33,4 +33,4 @@ pub use memory::Memory;
 pub use plain::PlainFile;
 pub use segment::{Info, Segment};
 pub use stat::Stat;
-pub use store::{Loaded, Outcome, Store};
+pub use store::{Listing, Loaded, Outcome, Store};

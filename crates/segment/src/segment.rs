@@ -17,19 +17,29 @@ pub struct Info {
     /// Its name.
     pub name: String,
     /// The image it was loaded from, where that was then.
+    #[serde(default)]
     pub image: PathBuf,
     /// Length in bytes.
     pub size: u64,
     /// What is in it: the BLAKE3 hash of all bytes, in hexadecimal. Same hash, same image.
     pub content: String,
     /// When it was loaded, in seconds since 1970.
+    #[serde(default)]
     pub created: u64,
     /// The process that keeps it.
+    #[serde(default)]
     pub holder: u32,
 }
 
-/// The version of [`Record`] that this crate writes and reads.
+/// The version of [`Record`] that this crate writes and reads. A field can come or, where it has a default, go without
+/// a new version; one that changes its meaning needs one.
 pub(crate) const VERSION: u32 = 1;
+
+/// Of a record of any version.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
 
 /// What a holder is told, and tells with the descriptor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,13 +88,16 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// From what a holder handed out. It is not believed: the seals and the size are the kernel's.
-    pub(crate) fn new(record: Record, fd: OwnedFd) -> Result<Self> {
-        let Record { version, info, stamp } = record;
-        let silent = |why: &str| Error::Silent { name: info.name.clone(), why: why.into() };
-        if version != VERSION {
-            return Err(silent("it is of another version of xip: use that, or end it"));
+    /// From what the holder of `name` handed out. It is not believed: the seals and the size are the kernel's.
+    pub(crate) fn new(name: &str, header: &[u8], fd: Option<OwnedFd>) -> Result<Self> {
+        let silent = |why: &str| Error::Silent { name: name.into(), why: why.into() };
+        match serde_json::from_slice(header) {
+            Ok(Versioned { version: VERSION }) => {}
+            Ok(_) => return Err(Error::OtherVersion { name: name.into() }),
+            Err(error) => return Err(silent(&error.to_string())),
         }
+        let Record { info, stamp, .. } = serde_json::from_slice(header).map_err(|error| silent(&error.to_string()))?;
+        let fd = fd.ok_or_else(|| silent("it sent no descriptor"))?;
         if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SEALS)) {
             return Err(silent("what it keeps is not sealed"));
         }
@@ -128,6 +141,11 @@ impl Segment {
 
     /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.
     pub fn id(&self) -> (u64, u64) {
-        rustix::fs::fstat(&self.fd).map(|stat| (stat.st_dev, stat.st_ino)).unwrap_or_default()
+        id_of(&self.fd)
     }
+}
+
+/// Device and inode of a memory.
+pub(crate) fn id_of(fd: &OwnedFd) -> (u64, u64) {
+    rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).unwrap_or_default()
 }

@@ -154,15 +154,14 @@ impl Segment {
 }
 
 /// Who has a segment mapped or open, beside its holders and this process.
-pub(crate) fn users(segment: &Segment) -> Vec<User> {
-    let id = segment.id();
+pub(crate) fn users(id: proc::Id) -> Vec<User> {
     let me = std::process::id();
     proc::processes()
         .into_iter()
-        .filter(|process| process.pid != me && process.pid != segment.info().holder)
+        .filter(|process| process.pid != me)
         .filter(|process| process.maps(id) == Some(true) || process.has_open(id))
         .map(|process| User { pid: process.pid, command: process.command() })
-        // Those of other names for the same memory.
+        // There is one for each name of the memory.
         .filter(|user| user.command != crate::holder::COMMAND)
         .collect()
 }

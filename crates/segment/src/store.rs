@@ -6,12 +6,12 @@
 use crate::directory::{Directory, Lock};
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
-use crate::holder;
+use crate::holder::{self, Answer};
 use crate::load::{Check, Image, Progress};
 use crate::name;
-use crate::segment::{Info, Record, Segment, Stamp, VERSION};
+use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
 use crate::stat;
-use rustix::io::Errno;
+use rustix::io::{Errno, Result as SysResult};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,6 +22,15 @@ pub struct Store {
     directory: Directory,
     program: PathBuf,
     limit: u64,
+}
+
+/// What [`Store::list`] gives.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The segments, by name.
+    pub segments: Vec<Segment>,
+    /// For each name whose holder could not be asked, why: worth a warning, and no reason to give up on the others.
+    pub problems: Vec<Error>,
 }
 
 /// What [`Store::load`] gives.
@@ -104,7 +113,7 @@ impl Store {
         let here = self.find(&wanted, Some(&lock))?;
         // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
         let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
-        let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()? };
+        let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()?.segments };
         alike.retain(|segment| segment.info().size == image.size);
         let content = match here.iter().chain(&alike).find(|segment| known(segment)) {
             Some(segment) => Some(segment.info().content.clone()),
@@ -157,13 +166,21 @@ impl Store {
             .ok_or_else(|| Error::NoSegment { name: name.into(), directory: self.directory.path().into() })
     }
 
-    /// All segments, by name.
+    /// All segments. Holders that do not answer take 2 seconds, however many they are.
     ///
     /// # Errors
-    /// The directory cannot be read; a holder does not answer.
-    pub fn list(&self) -> Result<Vec<Segment>> {
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Listing> {
         let names = self.directory.names()?;
-        names.iter().filter_map(|name| self.find(name, None).transpose()).collect()
+        let answers = holder::ask_all(&self.directory, &names, holder::GET);
+        let mut listing = Listing::default();
+        for (name, answer) in names.iter().zip(answers) {
+            match self.answered(name, answer, None).and_then(|answer| segment(name, answer)) {
+                Ok(segment) => listing.segments.extend(segment),
+                Err(problem) => listing.problems.push(problem),
+            }
+        }
+        Ok(listing)
     }
 
     /// Takes a segment away. Its memory is free when its last user ends; so, unless `force` is given, one that has users
@@ -174,8 +191,9 @@ impl Store {
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
         name::check(name)?;
         let lock = self.directory.lock(name)?;
-        let segment = match self.find(name, Some(&lock)) {
-            Ok(Some(segment)) => segment,
+        // What the holder says of the segment does not matter, so that those of other versions can go too.
+        let memory = match self.ask(name, Some(&lock)) {
+            Ok(Some((_, mut fds))) => fds.pop(),
             Ok(None) => {
                 return Err(Error::NoSegment { name: name.into(), directory: self.directory.path().into() });
             }
@@ -184,7 +202,9 @@ impl Store {
             Err(error) => return Err(error),
         };
         if !force {
-            let users = stat::users(&segment);
+            let memory =
+                memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
+            let users = stat::users(id_of(&memory));
             if !users.is_empty() {
                 return Err(Error::InUse { name: name.into(), users });
             }
@@ -204,13 +224,18 @@ impl Store {
 
     /// The segment of that name, if there is one. A socket that has lost its holder is cleared away.
     fn find(&self, name: &str, lock: Option<&Lock<'_>>) -> Result<Option<Segment>> {
+        segment(name, self.ask(name, lock)?)
+    }
+
+    /// The answer of its holder, if it has one.
+    fn ask(&self, name: &str, lock: Option<&Lock<'_>>) -> Result<Option<Answer>> {
+        self.answered(name, holder::ask(&self.directory, name, holder::GET), lock)
+    }
+
+    fn answered(&self, name: &str, answer: SysResult<Answer>, lock: Option<&Lock<'_>>) -> Result<Option<Answer>> {
         let silent = |why: String| Error::Silent { name: name.into(), why };
-        match holder::ask(&self.directory, name, holder::GET) {
-            Ok((header, mut fds)) => {
-                let record: Record = serde_json::from_slice(&header).map_err(|error| silent(error.to_string()))?;
-                let fd = fds.pop().ok_or_else(|| silent("it sent no descriptor".into()))?;
-                Segment::new(record, fd).map(Some)
-            }
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
             Err(Errno::NOENT) => Ok(None),
             // CONNRESET, PIPE: it ended just now.
             Err(Errno::CONNREFUSED | Errno::CONNRESET | Errno::PIPE) => {
@@ -224,8 +249,12 @@ impl Store {
                 }
                 Ok(None)
             }
-            Err(Errno::AGAIN) => Err(silent("no answer for 5 seconds".into())),
+            Err(Errno::AGAIN) => Err(silent("no answer for 2 seconds".into())),
             Err(errno) => Err(silent(errno.to_string())),
         }
     }
+}
+
+fn segment(name: &str, answer: Option<Answer>) -> Result<Option<Segment>> {
+    answer.map(|(header, mut fds)| Segment::new(name, &header, fds.pop())).transpose()
 }

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let segments = segments::store()?.list()?;
+        let segments = segments::list()?;
         let infos: Vec<_> = segments.iter().map(xip_segment::Segment::info).collect();
         if self.json {
             return output.json(&infos);

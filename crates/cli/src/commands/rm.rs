@@ -24,9 +24,10 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<(), Failure> {
         let store = segments::store()?;
-        for name in &self.names {
-            store.remove(name, self.force)?;
-        }
-        Ok(())
+        // One that cannot go does not keep the others.
+        let mut errors: Vec<_> = self.names.iter().filter_map(|name| store.remove(name, self.force).err()).collect();
+        let Some(last) = errors.pop() else { return Ok(()) };
+        segments::warn(&errors);
+        Err(last.into())
     }
 }

@@ -1,10 +1,11 @@
 //! What several commands do with segments: find the store, load an image into it.
 
+use std::io::Write;
 use std::path::Path;
 
 use xip_core::Frozen;
 use xip_ext2::Volume;
-use xip_segment::{Loaded, MappedFile, Store};
+use xip_segment::{Error, Loaded, MappedFile, Segment, Store};
 
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -12,6 +13,20 @@ use crate::progress::Progress;
 /// The segments of this user.
 pub(crate) fn store() -> Result<Store, Failure> {
     Ok(Store::open_default()?)
+}
+
+/// All segments that can be asked; about the others there are warnings.
+pub(crate) fn list() -> Result<Vec<Segment>, Failure> {
+    let listing = store()?.list()?;
+    warn(&listing.problems);
+    Ok(listing.segments)
+}
+
+/// A line each on standard error. If that is closed there is nobody to tell.
+pub(crate) fn warn(problems: &[Error]) {
+    for problem in problems {
+        let _ = writeln!(std::io::stderr(), "warning: {problem}");
+    }
 }
 
 /// Loads an image, or finds that it is loaded. It gets a name only if it is a volume whose files can be used in place.

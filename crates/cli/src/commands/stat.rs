@@ -28,14 +28,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let store = segments::store()?;
         match &self.name {
             Some(name) => {
-                let stat = store.get(name)?.stat()?;
+                let stat = segments::store()?.get(name)?.stat()?;
                 if self.json { output.json(&stat) } else { one(&stat, output) }
             }
             None => {
-                let stats = store.list()?.iter().map(Segment::stat).collect::<Result<Vec<_>, _>>()?;
+                let stats = segments::list()?.iter().map(Segment::stat).collect::<Result<Vec<_>, _>>()?;
                 if self.json { output.json(&stats) } else { all(&stats, output) }
             }
         }
