@@ -232,27 +232,37 @@ impl<'t, 'a> Injection<'t, 'a> {
     /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. False when the
     /// thread's call came to its end without: it was interrupted.
     fn answer_notification(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
+        // How long to wait for it before looking at the thread itself; less while things happen to the thread, such as
+        // stops and continues, each of which ends its call and makes it anew.
+        const QUIET: i64 = 20_000_000;
+        const BUSY: i64 = 200_000;
+        let mut wait = QUIET;
         loop {
             let listener = self.tracer.listener.as_fd();
-            let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-            if poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&tick)) == Ok(0) {
-                // Nothing yet: is the thread still in its call?
-                match self.tracer.look_for(self.thread)? {
-                    None => continue,
+            let mut polled = [PollFd::new(&listener, PollFlags::IN)];
+            let ready = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: wait }));
+            let received = match ready {
+                Ok(1..) if polled[0].revents().contains(PollFlags::IN) => sys::receive_notification(listener).ok(),
+                _ => None,
+            };
+            let Some((id, thread)) = received else {
+                // Nothing yet, or never more: the end of the last thread under the filter shows as a hang-up, at once and
+                // for ever. Is the thread still in its call?
+                let status = self.tracer.look_for(self.thread)?;
+                wait = if status.is_some() { BUSY } else { QUIET };
+                match status {
+                    None if matches!(ready, Ok(1..)) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                    None => {}
                     Some(Status::Event(EVENT_STOP, signal)) => {
                         self.stopped |= signal != libc::SIGTRAP;
                         sys::resume(self.thread, 0)?;
-                        continue;
                     }
-                    Some(Status::Signal(signal)) => {
-                        sys::resume(self.thread, signal)?;
-                        continue;
-                    }
+                    Some(Status::Signal(signal)) => sys::resume(self.thread, signal)?,
                     Some(Status::Syscall) => return Ok(false),
                     Some(other) => return self.unexpected(other),
                 }
-            }
-            let Ok((id, thread)) = sys::receive_notification(listener) else { continue };
+                continue;
+            };
             if thread != self.thread {
                 // A program that makes our call by itself.
                 let _ = sys::deny(listener, id, libc::ENOSYS);
