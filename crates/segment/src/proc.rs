@@ -24,6 +24,8 @@ pub(crate) struct Area {
     pub(crate) end: u64,
     /// Where in the object it begins.
     pub(crate) offset: u64,
+    /// It can be read, and neither written nor executed.
+    pub(crate) only_read: bool,
     pub(crate) resident: u64,
     pub(crate) proportional: u64,
     /// Pages of a private mapping that were stored to: copies, no longer the object.
@@ -56,17 +58,18 @@ impl Process {
         String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
     }
 
-    /// Whether it maps the object. `None`: we may not know. A process that is gone maps nothing.
-    pub(crate) fn maps(&self, id: Id) -> Option<bool> {
+    /// Its mappings of the object, without figures. `None`: we may not know. A process that is gone maps nothing.
+    pub(crate) fn maps(&self, id: Id) -> Option<Vec<Area>> {
         let lines = match lines(&self.root.join("maps")) {
             Ok(lines) => lines,
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return None,
-            Err(_) => return Some(false),
+            Err(_) => return Some(Vec::new()),
         };
-        Some(lines.map_while(Result::ok).any(|line| parse_area(&line).is_some_and(|(_, found)| found == id)))
+        let areas = lines.map_while(Result::ok).filter_map(|line| parse_area(&line));
+        Some(areas.filter(|(_, found)| *found == id).map(|(area, _)| area).collect())
     }
 
-    /// Its mappings of the object, with figures. To be asked where [`Process::maps`] said yes: it makes the kernel walk
+    /// Its mappings of the object, with figures. To be asked where [`Process::maps`] found some: it makes the kernel walk
     /// all page tables of the process.
     pub(crate) fn areas(&self, id: Id) -> Vec<Area> {
         let mut areas: Vec<Area> = Vec::new();
@@ -134,11 +137,12 @@ fn parse_area(line: &str) -> Option<(Area, Id)> {
     let (start, end) = words.next()?.split_once('-')?;
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let (start, end) = (hex(start)?, hex(end)?);
-    let offset = hex(words.nth(1)?)?;
+    let only_read = words.next()?.starts_with("r--");
+    let offset = hex(words.next()?)?;
     let (major, minor) = words.next()?.split_once(':')?;
     let device = rustix::fs::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     let inode = words.next()?.parse().ok()?;
-    Some((Area { start, end, offset, ..Area::default() }, (device, inode)))
+    Some((Area { start, end, offset, only_read, ..Area::default() }, (device, inode)))
 }
 
 fn lines(path: &Path) -> std::io::Result<std::io::Lines<BufReader<File>>> {
@@ -157,6 +161,7 @@ mod tests {
         let line = "7f0000200000-7f0000400000 r-xs 00001000 00:01 1234    /memfd:xip:a b (deleted)";
         let (area, id) = parse_area(line).unwrap();
         assert_eq!((area.start, area.end, area.offset), (0x7f00_0020_0000, 0x7f00_0040_0000, 0x1000));
+        assert!(!area.only_read && parse_area(&line.replace("r-x", "r--")).unwrap().0.only_read);
         assert_eq!(id, (rustix::fs::makedev(0, 1), 1234));
         for other in ["Rss:                 4 kB", "VmFlags: rd mr", "", "a-b", "Name-x: 1 2 3 4 5"] {
             assert!(parse_area(other).is_none(), "{other}");

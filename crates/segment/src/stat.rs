@@ -6,10 +6,11 @@ use crate::error::Result;
 use crate::load;
 use crate::memory::{HUGE, cachestat};
 use crate::proc::{self, Process};
-use crate::segment::{Info, Segment};
+use crate::segment::{Info, Segment, id_of};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use xip_core::page::PAGE_BYTES;
 
 /// A process that uses a segment.
@@ -19,11 +20,25 @@ pub struct User {
     pub pid: u32,
     /// Its name, as `ps` shows it.
     pub command: String,
+    /// What it does with the segment.
+    pub role: Role,
+}
+
+/// What a process does with a segment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It is a program whose text, libraries or data the segment is.
+    Uses,
+    /// It is `xip` itself, which maps the whole to serve its files to the programs of a run or a mount. It would not
+    /// need a copy if there was no segment, so it counts in none of the sums.
+    Serves,
 }
 
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.command, self.pid)
+        let served = if self.role == Role::Serves { ", serves its files" } else { "" };
+        write!(f, "{} ({}{served})", self.command, self.pid)
     }
 }
 
@@ -39,14 +54,14 @@ pub struct Stat {
     pub swapped: u64,
     /// How much of it is in huge pages.
     pub huge: Huge,
-    /// The processes that map it, those that have most of it first.
+    /// The processes that map it: programs before those that serve, then those that have most of it first.
     pub processes: Vec<Mapper>,
     /// How many processes could not be looked into; each may or may not map it.
     pub not_visible: u64,
-    /// How much of it is mapped by how many processes; what nobody maps is left out.
+    /// How much of it is mapped by how many programs, by one (so not shared) too; what nobody maps is left out.
     pub shared: Vec<Shared>,
-    /// What the same processes would need more if each had a copy of the pages it maps, as with a page cache of its own:
-    /// every page once for each process that maps it, beyond the first.
+    /// What the same programs would need more if each had a copy of the pages it maps, as with a page cache of its own:
+    /// every page once for each program that maps it, beyond the first.
     pub saved: u64,
 }
 
@@ -70,7 +85,7 @@ pub struct Mapper {
     pub huge: u64,
 }
 
-/// How much of a segment is mapped by exactly so many processes.
+/// How much of a segment is mapped by exactly so many programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Shared {
     /// How many.
@@ -88,6 +103,13 @@ pub struct Huge {
     pub why_not: Option<String>,
 }
 
+impl Stat {
+    /// The processes that use it; without those that serve it.
+    pub fn programs(&self) -> impl Iterator<Item = &Mapper> {
+        self.processes.iter().filter(|mapper| mapper.user.role == Role::Uses)
+    }
+}
+
 impl Segment {
     /// Who shares it. Walks all processes that this one may look into.
     ///
@@ -103,9 +125,9 @@ impl Segment {
         for process in proc::processes() {
             match process.maps(id) {
                 None => not_visible += 1,
-                Some(false) => {}
-                Some(true) => {
-                    processes.extend(mapper(&process, id, |page| {
+                Some(areas) if areas.is_empty() => {}
+                Some(_) => {
+                    processes.extend(mapper(&process, id, self.info().size, |page| {
                         // Once for each process, however often it maps the page.
                         if last_seen.get(page).is_some_and(|&seen| seen != process.pid) {
                             last_seen[page] = process.pid;
@@ -115,7 +137,7 @@ impl Segment {
                 }
             }
         }
-        processes.sort_by_key(|mapper| (std::cmp::Reverse(mapper.in_place), mapper.user.pid));
+        processes.sort_by_key(|mapper| (mapper.user.role, std::cmp::Reverse(mapper.in_place), mapper.user.pid));
         let mut shared = BTreeMap::new();
         for &count in mappers_of.iter().filter(|&&count| count != 0) {
             *shared.entry(count).or_insert(0) += PAGE_BYTES;
@@ -153,31 +175,52 @@ impl Segment {
     }
 }
 
-/// Who has a segment mapped or open, beside its holders and this process.
-pub(crate) fn users(id: proc::Id) -> Vec<User> {
+/// Who has the memory of a segment mapped or open, beside its holders and this process; programs first.
+pub(crate) fn users(memory: &OwnedFd) -> Vec<User> {
+    let id = id_of(memory);
+    let size = rustix::fs::fstat(memory).map_or(0, |stat| stat.st_size.unsigned_abs());
     let me = std::process::id();
-    proc::processes()
+    let mut users: Vec<User> = proc::processes()
         .into_iter()
         .filter(|process| process.pid != me)
-        .filter(|process| process.maps(id) == Some(true) || process.has_open(id))
-        .map(|process| User { pid: process.pid, command: process.command() })
+        .map(|process| (process.maps(id).unwrap_or_default(), process))
+        .filter(|(areas, process)| !areas.is_empty() || process.has_open(id))
+        .map(|(areas, process)| user(&process, &areas, size))
         // There is one for each name of the memory.
         .filter(|user| user.command != crate::holder::COMMAND)
-        .collect()
+        .collect();
+    users.sort_by_key(|user| (user.role, user.pid));
+    users
 }
 
-fn mapper(process: &Process, id: proc::Id, mut each: impl FnMut(usize)) -> Option<Mapper> {
+fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
+    let command = process.command();
+    let role = if serves(&command, areas, size) { Role::Serves } else { Role::Uses };
+    User { pid: process.pid, command, role }
+}
+
+/// Whether a process of that name with these mappings of a segment serves it. A program that is run from it maps files,
+/// never the whole; a library user's process has another name.
+fn serves(command: &str, areas: &[proc::Area], size: u64) -> bool {
+    command == "xip"
+        && areas.iter().all(|area| area.only_read)
+        && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= size
+}
+
+/// Calls `each` for the pages that count.
+fn mapper(process: &Process, id: proc::Id, size: u64, mut each: impl FnMut(usize)) -> Option<Mapper> {
     let areas = process.areas(id);
     if areas.is_empty() {
         return None;
     }
-    for area in &areas {
+    let user = user(process, &areas, size);
+    for area in areas.iter().filter(|_| user.role == Role::Uses) {
         process.pages(area, |page| each(usize::try_from(page).unwrap_or(usize::MAX)));
     }
     let sum = |of: fn(&proc::Area) -> u64| areas.iter().map(of).sum::<u64>();
     let copied = sum(|area| area.copied);
     Some(Mapper {
-        user: User { pid: process.pid, command: process.command() },
+        user,
         arguments: process.arguments(),
         mapped: sum(|area| area.end - area.start),
         in_place: sum(|area| area.resident.saturating_sub(area.copied)),
@@ -201,5 +244,22 @@ fn why_not_huge() -> String {
              `advise` would allow them"
         ),
         _ => format!("{file} is `{set}`; memory was in pieces when the segment was loaded, or is not all written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_xip_with_the_whole_mapped_to_be_read_serves() {
+        let area = |start, end, only_read| proc::Area { start, end, only_read, ..proc::Area::default() };
+        let whole = [area(0, 6 << 12, true), area(8 << 12, 10 << 12, true)];
+        assert!(serves("xip", &whole, 8 << 12));
+        assert!(!serves("sh", &whole, 8 << 12), "another program");
+        assert!(!serves("xip", &whole[..1], 8 << 12), "a part");
+        assert!(!serves("xip", &[area(0, 8 << 12, false)], 8 << 12), "executes or writes");
+        // It has the descriptor only, as one who is about to map it.
+        assert!(!serves("xip", &[], 8 << 12));
     }
 }

@@ -9,7 +9,7 @@ use crate::file::{Access, MappedFile};
 use crate::holder::{self, Answer};
 use crate::load::{Check, Image, Progress};
 use crate::name;
-use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
+use crate::segment::{Info, Record, Segment, Stamp, VERSION};
 use crate::stat;
 use rustix::io::{Errno, Result as SysResult};
 use std::os::fd::BorrowedFd;
@@ -204,7 +204,7 @@ impl Store {
         if !force {
             let memory =
                 memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
-            let users = stat::users(id_of(&memory));
+            let users = stat::users(&memory);
             if !users.is_empty() {
                 return Err(Error::InUse { name: name.into(), users });
             }

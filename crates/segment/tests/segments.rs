@@ -58,7 +58,22 @@ impl World {
 
     /// A process that has read the first `bytes` of a segment in place, and keeps it mapped.
     fn user(&self, name: &str, bytes: usize) -> User {
-        let mut child = self.command(&["use", name, &bytes.to_string()]).stdin(Stdio::piped()).spawn().unwrap();
+        Self::start(self.command(&["use", name, &bytes.to_string()]))
+    }
+
+    /// As `user`, by the name of the command `xip`.
+    fn server(&self, name: &str, bytes: usize) -> User {
+        let xip = self.dir.path().join("xip");
+        if !xip.exists() {
+            std::os::unix::fs::symlink(program(), &xip).unwrap();
+        }
+        let mut command = Command::new(xip);
+        command.args(["use", name, &bytes.to_string()]).env("XIP_DIR", self.store_path()).stdout(Stdio::piped());
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> User {
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -612,6 +627,34 @@ fn the_figures_of_stat_are_those_of_the_processes() {
     let json = serde_json::to_value(&stat).unwrap();
     assert_eq!(json["name"], "a");
     assert_eq!(json["processes"][0]["pid"], mapper.user.pid);
+}
+
+#[test]
+fn the_process_that_serves_the_files_is_shown_and_counts_in_no_sum() {
+    use xip_segment::stat::Role;
+    let world = World::new();
+    let pages = 500;
+    let size = (pages * PAGE) as u64;
+    let segment = world.load(&world.image("a", pages, 1), None).unwrap().segment;
+    // First, so that it has the lower number.
+    let server = world.server("a", pages * PAGE);
+    let stat = segment.stat().unwrap();
+    assert_eq!((stat.saved, stat.shared.len(), stat.programs().count()), (0, 0, 0), "{stat:?}");
+    let [mapper] = &stat.processes[..] else { panic!("{stat:?}") };
+    assert_eq!((mapper.user.pid, mapper.user.role, mapper.in_place), (server.0.id(), Role::Serves, size));
+
+    let users = [world.user("a", pages * PAGE), world.user("a", pages * PAGE)];
+    let stat = segment.stat().unwrap();
+    let shared: Vec<_> = stat.shared.iter().map(|shared| (shared.processes, shared.bytes)).collect();
+    assert_eq!((shared, stat.saved), (vec![(2, size)], size));
+    assert_eq!((stat.programs().count(), stat.processes.len()), (2, 3));
+    let json = serde_json::to_value(&stat).unwrap();
+    assert_eq!((&json["processes"][0]["role"], &json["processes"][2]["role"]), (&"uses".into(), &"serves".into()));
+
+    let words = world.store().remove("a", false).unwrap_err().to_string();
+    let at = |pid: u32| words.find(&format!("({pid}")).unwrap_or_else(|| panic!("{pid} is not in: {words}"));
+    assert!(users.iter().all(|user| at(user.0.id()) < at(server.0.id())), "{words}");
+    assert!(words.contains(&format!("xip ({}, serves its files)", server.0.id())), "{words}");
 }
 
 /// Sets how the kernel makes huge pages for shared memory, and sets it back.

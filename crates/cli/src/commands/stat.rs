@@ -1,5 +1,6 @@
 //! `xip stat`: who shares a segment, and what that saves, from the kernel's own figures.
 
+use xip_segment::stat::Role;
 use xip_segment::{Segment, Stat};
 
 use super::segments;
@@ -8,7 +9,7 @@ use crate::output::{Output, Table, count, printable, size};
 
 const HELP: &str = "\
 Every figure is the kernel's (/proc/PID/smaps and the like). Processes of other users are counted only as far \
-as the kernel lets you look at them.\n\n\
+as the kernel lets you look at them. The process of `xip run` that serves the files is shown, and counts in no sum.\n\n\
 Examples:
   xip stat
   xip stat debian
@@ -42,14 +43,14 @@ impl Args {
 }
 
 fn all(stats: &[Stat], output: Output) -> Result<(), Failure> {
-    let mut table = Table::new(&["segment", ">size", ">resident", ">processes", ">in place", ">saved"]);
+    let mut table = Table::new(&["segment", ">size", ">resident", ">programs", ">in place", ">saved"]);
     for stat in stats {
-        let in_place = stat.processes.iter().map(|mapper| mapper.in_place).sum();
+        let in_place = stat.programs().map(|mapper| mapper.in_place).sum();
         table.row([
             stat.info.name.clone(),
             size(stat.info.size),
             size(stat.resident),
-            stat.processes.len().to_string(),
+            stat.programs().count().to_string(),
             size(in_place),
             size(stat.saved),
         ]);
@@ -68,21 +69,24 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
         size(stat.huge.bytes)
     ))?;
     for shared in &stat.shared {
+        let what = if shared.processes == 1 { "not shared" } else { "shared" };
         output.line(format!(
-            "shared      {} by {}",
+            "{what:<12}{} by {}",
             size(shared.bytes),
-            count(shared.processes.into(), "process", "processes")
+            count(shared.processes.into(), "program", "programs")
         ))?;
     }
     output.line(format!("saved       {} against a copy for each", size(stat.saved)))?;
     if stat.not_visible > 0 {
         output.line(format!("not seen    {} of others", count(stat.not_visible, "process", "processes")))?;
     }
-    let mut table = Table::new(&["process", ">pid", ">mapped", ">in place", ">its share", ">copied", ">huge pages"]);
+    let mut table =
+        Table::new(&["process", ">pid", "role", ">mapped", ">in place", ">its share", ">copied", ">huge pages"]);
     for mapper in &stat.processes {
         table.row([
             printable(&mapper.user.command),
             mapper.user.pid.to_string(),
+            if mapper.user.role == Role::Serves { "serves" } else { "uses" }.to_owned(),
             size(mapper.mapped),
             size(mapper.in_place),
             size(mapper.proportional),
