@@ -21,6 +21,13 @@ pub enum Error {
         /// Its value.
         value: u64,
     },
+    /// The device ends before the volume does: `EUCLEAN`.
+    CutOff {
+        /// Bytes that are there.
+        have: u64,
+        /// Bytes of the volume.
+        needs: u64,
+    },
     /// No volume can be made like this: `EINVAL`.
     CannotMake {
         /// What is out of range.
@@ -94,7 +101,7 @@ impl Error {
             | Self::UnsupportedBlocksize { .. }
             | Self::InvalidName
             | Self::WrongKind => errno::EINVAL,
-            Self::BadGeometry { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
+            Self::BadGeometry { .. } | Self::CutOff { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
             Self::UnknownFeature { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
             Self::NotFound => errno::ENOENT,
             Self::Exists => errno::EEXIST,
@@ -127,6 +134,9 @@ impl fmt::Display for Error {
             Self::NotExt2 { what } => write!(f, "not an ext2 volume: {what}"),
             Self::BadGeometry { field, value } => {
                 write!(f, "the volume is damaged: {field} is {value}; run e2fsck on it")
+            }
+            Self::CutOff { have, needs } => {
+                write!(f, "the image is cut off: {have} of its {needs} bytes are there; copy or build it again")
             }
             Self::CannotMake { what, value } => write!(f, "no volume can be made: {what} is {value}"),
             Self::UnknownFeature { incompat } => {

@@ -40,7 +40,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// when its blocks are not pages; [`Volume::read_only`] says which.
     ///
     /// # Errors
-    /// [`Error::NotExt2`], [`Error::BadGeometry`] with the field, [`Error::UnknownFeature`]; what the device says.
+    /// [`Error::NotExt2`], [`Error::BadGeometry`] with the field, [`Error::CutOff`], [`Error::UnknownFeature`]; what the device says.
     pub fn open(device: D, env: E) -> Result<Self, Error> {
         let mut raw = RawSuper::default();
         match device.read(SUPER_AT, &mut raw.0) {
@@ -50,11 +50,9 @@ impl<D: Device, E: Env> Volume<D, E> {
             other => other?,
         }
         let geometry = Geometry::try_from(&raw)?;
-        if geometry.bytes() > device.pages().saturating_mul(PAGE_SIZE as u64) {
-            return Err(Error::BadGeometry {
-                field: "s_blocks_count (the image is shorter)",
-                value: geometry.blocks.into(),
-            });
+        let (have, needs) = (device.pages().saturating_mul(PAGE_SIZE as u64), geometry.bytes());
+        if have < needs {
+            return Err(Error::CutOff { have, needs });
         }
         let known = feature::RO_COMPAT_SPARSE_SUPER | feature::RO_COMPAT_LARGE_FILE;
         let read_only = if geometry.ro_compat & !known != 0 {

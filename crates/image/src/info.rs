@@ -7,6 +7,7 @@ use crate::error::Error;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use xip_core::{Create, Device, Env, Extent, Frozen, Mapping, PageIndex};
 use xip_ext2::{Geometry, Goal, InodeNo, Kind, Volume};
@@ -121,7 +122,10 @@ pub struct Density {
 /// [`Error::Image`] when it cannot be opened, [`Error::Volume`] when it is no volume or a damaged one.
 pub fn info(image: &Path) -> Result<Info, Error> {
     let fail = |what, error| Error::Image { image: image.into(), what, error };
-    let file = File::open(image).map_err(|error| fail("open the image", error))?;
+    // Not to wait for the writer of a fifo: what is no file is refused below.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file =
+        File::options().read(true).custom_flags(flags).open(image).map_err(|error| fail("open the image", error))?;
     let bytes = file.metadata().map_err(|error| fail("look at the image", error))?.len();
     let device = MappedFile::open(file, Access::ReadOnly)?;
     let volume = Volume::open(device, Frozen).map_err(|error| Error::Volume { image: image.into(), error })?;

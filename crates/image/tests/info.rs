@@ -67,6 +67,10 @@ fn what_is_no_image_is_an_error_that_names_it() {
     }
     fs::write(&file, bytes(1 << 20, 3)).unwrap();
     check("noise");
+    fs::remove_file(&file).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    check("a fifo that nobody writes to");
+    fs::remove_file(&file).unwrap();
     let source = directory.path().join("tree");
     plain_tree(&source);
     Build::default().run(&source, &file, &()).unwrap();

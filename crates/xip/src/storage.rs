@@ -3,6 +3,7 @@
 use crate::error::Result;
 use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use xip_core::{Device, Error, PageNo, Properties, Region};
 use xip_segment::{Access, MappedFile, Memory, PlainFile};
@@ -21,7 +22,12 @@ pub enum Storage {
 impl Storage {
     /// Maps the file at `image`; what cannot be mapped is read by calls.
     pub(crate) fn open(image: &Path) -> Result<Self> {
-        let open = || File::open(image).map_err(|source| crate::Error::Image { path: image.into(), source });
+        // Not to wait for the writer of a fifo: what is no file is refused below.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let open = || {
+            let opened = File::options().read(true).custom_flags(flags).open(image);
+            opened.map_err(|source| crate::Error::Image { path: image.into(), source })
+        };
         Ok(match MappedFile::open(open()?, Access::ReadOnly) {
             Ok(mapped) => Self::Mapped(mapped),
             Err(_) => Self::Plain(PlainFile::open(open()?, Access::ReadOnly)?),
