@@ -7,7 +7,7 @@ use crate::info::{self, Info};
 use crate::layout::{HUGE, Layout};
 use crate::names;
 use crate::output::Output;
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::pattern::Pattern;
 use crate::progress::{Phase, Progress};
 use crate::size::Need;
@@ -20,7 +20,7 @@ use xip_segment::MappedFile;
 /// How an image is to be made. The default is what most want: as small as can be, owners as they are.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// Bytes of the image, rounded up to a multiple of 2 MiB; `None`: what the tree needs.
+    /// Bytes of the image, at least what the tree needs; rounded up to a multiple of 2 MiB. `None`: what the tree needs.
     pub size: Option<u64>,
     /// Bytes of room to leave for data.
     pub free: Option<u64>,
@@ -60,6 +60,9 @@ impl Default for Build {
     }
 }
 
+/// Bytes of the largest image, a multiple of 2 MiB: the format counts blocks by 32 bits.
+const LARGEST: u64 = ((1 << 32) - HUGE) * 4096;
+
 /// What was built.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Summary {
@@ -94,6 +97,14 @@ impl Build {
         if self.size.is_some() && self.free.is_some() {
             return Err(Error::Option { option: "free", what: "a size is given too; leave out one of them".into() });
         }
+        if self.size.max(self.free).is_some_and(|bytes| bytes > LARGEST) {
+            return Err(Error::TooLarge { what: "it needs more than 16 TiB" });
+        }
+        if let Owner::Map { users, groups } = &self.owner {
+            for (option, ranges) in [("map-user", users), ("map-group", groups)] {
+                owner::check(ranges).map_err(|what| Error::Option { option, what })?;
+            }
+        }
         Ok(())
     }
 
@@ -111,7 +122,7 @@ impl Build {
         let Named { volume, inodes, need, layout } = self.name(&tree, image, &output, progress)?;
         progress.phase(Phase::Data, tree.data_bytes());
         data::copy(source, &tree, &volume, &inodes, &need, &layout, progress)
-            .map_err(|error| storage_full(error, &volume, image))?;
+            .map_err(|error| storage_full(error, &volume, &output))?;
         names::finish(&volume, &tree, &inodes, self.source_date_epoch)?;
         volume.sync().map_err(fail)?;
         // By the reader, not from the plan: the writer and the reader check each other.
@@ -129,20 +140,19 @@ impl Build {
     fn name(&self, tree: &Tree, image: &Path, output: &Output, progress: &dyn Progress) -> Result<Named, Error> {
         let fail = |error| Error::Volume { image: image.into(), error };
         let mut need = Need::of(tree, self.free.unwrap_or(0), self.align_from)?;
-        let fixed = self.size.map(|bytes| bytes.div_ceil(4096).next_multiple_of(HUGE));
         let mut blocks = need.smallest(0)?;
         for attempt in 0u32.. {
-            if let Some(fixed) = fixed {
-                if blocks > fixed {
-                    return Err(Error::TooSmall { size: fixed * 4096, needed: blocks * 4096 });
+            if let Some(size) = self.size {
+                if blocks * 4096 > size {
+                    return Err(Error::TooSmall { size, needed: blocks * 4096 });
                 }
-                blocks = fixed;
+                blocks = size.div_ceil(4096).next_multiple_of(HUGE);
             }
             progress.phase(Phase::Names, tree.names.len() as u64);
             let volume = self.format(tree, blocks, need.inodes, image, output)?;
             let free_blocks = || volume.statfs().map(|statfs| u64::from(statfs.free_blocks)).map_err(fail);
             let before = free_blocks()?;
-            match names::create(&volume, tree, progress).map_err(|error| storage_full(error, &volume, image)) {
+            match names::create(&volume, tree, progress).map_err(|error| storage_full(error, &volume, output)) {
                 Err(Error::File { error: xip_ext2::Error::NoSpace, .. }) => {}
                 Err(error) => return Err(error),
                 Ok(inodes) => {
@@ -192,27 +202,22 @@ impl Build {
             error: std::io::Error::from_raw_os_error(error.errno()),
         })?;
         Volume::format(device, Alone::at(time), &format).map_err(|error| match error {
-            xip_ext2::Error::NoSpace => no_storage(image),
+            xip_ext2::Error::NoSpace => output.no_room(blocks * 4096),
             error => Error::Volume { image: image.into(), error },
         })
     }
 }
 
 /// A volume that has free blocks and yet no space: it is the storage under it that is full.
-fn storage_full(error: Error, volume: &Volume<MappedFile, Alone>, image: &Path) -> Error {
+fn storage_full(error: Error, volume: &Volume<MappedFile, Alone>, output: &Output) -> Error {
     match error {
         Error::File { error: xip_ext2::Error::NoSpace, .. }
             if volume.statfs().is_ok_and(|statfs| statfs.free_blocks > 0) =>
         {
-            no_storage(image)
+            output.no_room(volume.geometry().bytes())
         }
         error => error,
     }
-}
-
-fn no_storage(image: &Path) -> Error {
-    let error = rustix::io::Errno::NOSPC.into();
-    Error::Image { image: image.into(), what: "write the image", error }
 }
 
 struct Named {

@@ -51,6 +51,20 @@ pub enum Error {
         /// What the system said.
         error: io::Error,
     },
+    /// The storage under the image is full: `ENOSPC`.
+    #[error(
+        "{}: no room for the image: it takes up to {needs} bytes, and {free} are free there; \
+         make room or name another place",
+        image.display()
+    )]
+    NoRoom {
+        /// The image.
+        image: PathBuf,
+        /// Its bytes.
+        needs: u64,
+        /// What is free there without it.
+        free: u64,
+    },
     /// The file is no image that could be mapped.
     #[error(transparent)]
     Device(#[from] xip_segment::Error),
@@ -93,7 +107,7 @@ impl Error {
             Self::Device(error) => error.errno(),
             Self::Changed { .. } => Errno::BUSY.raw_os_error(),
             Self::File { error, .. } | Self::Volume { error, .. } => error.errno(),
-            Self::TooSmall { .. } => Errno::NOSPC.raw_os_error(),
+            Self::TooSmall { .. } | Self::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             Self::TooLarge { .. } => Errno::FBIG.raw_os_error(),
             Self::Option { .. } => Errno::INVAL.raw_os_error(),
             Self::Cancelled => Errno::INTR.raw_os_error(),

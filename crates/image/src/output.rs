@@ -57,6 +57,15 @@ impl Output {
         self.file.try_clone().map_err(fail)
     }
 
+    /// The error for storage that cannot take the image, which has so many bytes.
+    pub(crate) fn no_room(&self, needs: u64) -> Error {
+        let free = rustix::fs::fstatvfs(&self.directory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+        // What the image has taken so far comes back.
+        let taken = rustix::fs::fstat(&self.file).map_or(0, |stat| stat.st_blocks.unsigned_abs() * 512);
+        let free = free + taken;
+        Error::NoRoom { image: self.image.clone(), needs, free }
+    }
+
     /// Device and inode of what is not to be read as part of the source: this file, and what it will replace.
     pub(crate) fn identities(&self) -> Vec<(u64, u64)> {
         let old = rustix::fs::statat(&self.directory, &*self.name, AtFlags::SYMLINK_NOFOLLOW);

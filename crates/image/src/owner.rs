@@ -46,6 +46,28 @@ impl Owner {
     }
 }
 
+/// Every number is one that a user or group can have, which the last of 32 bits is not, and no two ranges say
+/// different things about one.
+pub(crate) fn check(ranges: &[IdRange]) -> Result<(), String> {
+    let text = |range: &IdRange| format!("{}:{}:{}", range.from, range.to, range.count);
+    for (index, range) in ranges.iter().enumerate() {
+        if range.count == 0 {
+            return Err(format!("{} is a range of nothing", text(range)));
+        }
+        if range.from.max(range.to).checked_add(range.count).is_none() {
+            return Err(format!("{} goes beyond {}, the last there is", text(range), u32::MAX - 1));
+        }
+        let overlaps = |other: &&IdRange| {
+            // Neither sum overflows for ranges before this one, which were checked, and for this one.
+            range.from < other.from + other.count && other.from < range.from + range.count
+        };
+        if let Some(other) = ranges[..index].iter().find(overlaps) {
+            return Err(format!("{} and {} overlap", text(other), text(range)));
+        }
+    }
+    Ok(())
+}
+
 fn map(ranges: &[IdRange], id: u32) -> u32 {
     let inside = |range: &&IdRange| id.checked_sub(range.from).is_some_and(|n| n < range.count);
     ranges.iter().find(inside).map_or(id, |range| range.to.saturating_add(id - range.from))
@@ -54,6 +76,23 @@ fn map(ranges: &[IdRange], id: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_that_say_two_things_or_name_nobody_are_refused() {
+        let range = |from, to, count| IdRange { from, to, count };
+        assert_eq!(check(&[range(0, 5, 10), range(10, 5, 10), range(u32::MAX - 1, 0, 1)]), Ok(()));
+        for wrong in [
+            vec![range(0, u32::MAX, 5)],
+            vec![range(0, u32::MAX, 1)],
+            vec![range(u32::MAX, 0, 1)],
+            vec![range(u32::MAX - 1, 0, 2)],
+            vec![range(0, 0, 0)],
+            vec![range(0, 5, 10), range(9, 100, 1)],
+            vec![range(9, 100, 1), range(20, 0, 1), range(0, 5, 10)],
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn numbers_in_a_range_move_and_others_stay() {

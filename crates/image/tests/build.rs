@@ -166,6 +166,15 @@ fn label_uuid_size_and_room_are_as_asked_for() {
     let Error::TooSmall { needed, .. } = error else { panic!("{error}") };
     let summary = Build { size: Some(needed), ..Build::default() }.run(&source, &image, &()).unwrap();
     assert_eq!(summary.info.bytes, needed);
+    let build = Build { size: Some(needed - 1), ..Build::default() };
+    let error = build.run(&source, &image, &()).unwrap_err();
+    assert!(matches!(error, Error::TooSmall { size, needed: same } if size == needed - 1 && same == needed), "{error}");
+    // The limit of the format, by whichever option it is met.
+    for (size, free) in [(Some(16 << 40), None), (None, Some(16 << 40)), (Some(u64::MAX), None), (None, Some(u64::MAX))]
+    {
+        let error = Build { size, free, ..Build::default() }.run(&source, &image, &()).unwrap_err();
+        assert!(error.to_string().contains("more than 16 TiB"), "{error}");
+    }
     let error = Build { label: "seventeen bytes !".into(), ..Build::default() }.run(&source, &image, &()).unwrap_err();
     assert!(error.to_string().contains("17 bytes"), "{error}");
 }
@@ -264,7 +273,8 @@ fn a_full_file_system_is_an_error_and_keeps_nothing() {
     let (left, free) = (list(out), rustix::fs::statvfs(out).unwrap().f_bfree * 4096);
     assert!(Command::new("umount").arg(out).status().unwrap().success());
     assert_eq!(error.errno(), rustix::io::Errno::NOSPC.raw_os_error(), "{error}");
-    assert!(error.to_string().contains("make room there"), "{error}");
+    let Error::NoRoom { needs, free: said, .. } = error else { panic!("{error}") };
+    assert!(said <= 4 << 20 && needs > said, "{error}");
     assert_eq!(left, Vec::<String>::new());
     assert!(free >= 4 << 20, "{free} bytes free");
 }
