@@ -25,7 +25,7 @@ use crate::output::{Output, Paint};
 #[derive(Parser)]
 #[command(name = "xip", version, after_help = TOP_HELP, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// Log what is being done, on standard error (-vv: every request). `XIP_LOG` takes a filter instead
+    /// Say on standard error what is done, with counts and times (-vv: in detail). `XIP_LOG` takes a filter instead
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -63,10 +63,15 @@ fn main() -> ExitCode {
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
-        1 => "info,fuser=warn",
-        _ => "trace",
+        1 => "info",
+        _ => "debug",
     };
-    let filter = EnvFilter::try_from_env("XIP_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let wanted = std::env::var("XIP_LOG").ok().filter(|filter| !filter.is_empty());
+    let (filter, refused) = match wanted.map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new(level), Some(error)),
+        None => (EnvFilter::new(level), None),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -74,4 +79,7 @@ fn log(verbose: u8) {
         .without_time()
         .with_target(false)
         .init();
+    if let Some(error) = refused {
+        tracing::warn!("XIP_LOG is not a filter such as `debug` or `xip=info`, and is not used: {error}");
+    }
 }

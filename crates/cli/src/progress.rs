@@ -1,6 +1,7 @@
 //! A progress bar that shows itself only where it helps: on a terminal, for work of more than a second. It also
 //! carries Ctrl-C to the work.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub(crate) struct Progress {
     since: Instant,
     shown: AtomicBool,
     interrupt: Option<Interrupt>,
+    /// The phase of a build, and when it began.
+    phase: Mutex<Option<(Phase, Instant)>>,
 }
 
 impl Progress {
@@ -31,7 +34,13 @@ impl Progress {
     /// For work that Ctrl-C may end as it stands.
     pub(crate) fn without_interrupt(what: &'static str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let progress = Progress { bar, since: Instant::now(), shown: AtomicBool::new(false), interrupt: None };
+        let progress = Progress {
+            bar,
+            since: Instant::now(),
+            shown: AtomicBool::new(false),
+            interrupt: None,
+            phase: Mutex::default(),
+        };
         progress.begin(what, 1, true);
         progress
     }
@@ -69,6 +78,20 @@ impl Progress {
         }
     }
 
+    /// Another phase of a build begins, or none: logs what the last one did.
+    fn next_phase(&self, next: Option<Phase>) {
+        let next = next.map(|phase| (phase, Instant::now()));
+        let Ok(mut phase) = self.phase.lock() else { return };
+        let Some((last, since)) = std::mem::replace(&mut *phase, next) else { return };
+        let (time, done) = (since.elapsed(), self.bar.position());
+        match last {
+            Phase::Scan => tracing::info!("looked at {done} entries of the directory in {time:.1?}"),
+            Phase::Names => tracing::info!("made {done} names in {time:.1?}"),
+            Phase::Data => tracing::info!("copied {done} bytes of data in {time:.1?}"),
+            Phase::Sync => tracing::info!("waited {time:.1?} for the storage"),
+        }
+    }
+
     fn asked(&self) -> Option<i32> {
         self.interrupt.as_ref().and_then(Interrupt::asked)
     }
@@ -85,6 +108,7 @@ impl Progress {
 
 impl xip_image::Progress for Progress {
     fn phase(&self, phase: Phase, total: u64) {
+        self.next_phase(Some(phase));
         match phase {
             Phase::Scan => self.begin("looking", total, false),
             Phase::Names => self.begin("naming ", total, false),
@@ -104,6 +128,7 @@ impl xip_image::Progress for Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        self.next_phase(None);
         self.bar.finish_and_clear();
     }
 }

@@ -34,12 +34,36 @@ fn images_that_are_missing_empty_cut_off_or_something_else_are_refused_by_name()
             fs::write(&path, content).unwrap();
         }
         let path = path.to_str().unwrap();
+        if name == "cut.xip" {
+            let (have, whole) = (image.len() / 2 / 4096 * 4096, image.len());
+            let ran = place.run(["info", path]).fails(1).says("cut off");
+            ran.says(&format!("{have} of its {whole} bytes")).says("copy or build it again");
+        }
         for arguments in [&["info", path][..], &["load", path]] {
             place.run(arguments).fails(1).says(name);
         }
         place.run(["run", path, "--", "/bin/sh", "-c", "exit 0"]).fails(125).says(name);
     }
     assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]), "nothing was loaded");
+}
+
+/// A program that only waits ends no test run by itself: `timeout` does, with 124.
+#[test]
+fn a_fifo_that_nobody_writes_to_is_refused_and_not_waited_for() {
+    let place = Place::new();
+    let fifo = place.path("fifo.xip");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let path = fifo.to_str().unwrap();
+    for (arguments, code) in [(&["info", path][..], 1), (&["load", path], 1), (&["run", path, "--", "true"], 125)] {
+        let xip = place.xip(arguments);
+        let mut command = Command::new("timeout");
+        command.arg("20").arg(xip.get_program()).args(xip.get_args()).env("XIP_DIR", place.path("segments"));
+        Ran::from(command.output().unwrap()).fails(code).says(path);
+    }
+    // The library has a way of its own to open images.
+    let (done, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(xip::Volume::open(&fifo).is_err()));
+    assert_eq!(opened.recv_timeout(std::time::Duration::from_secs(20)), Ok(true));
 }
 
 #[test]
@@ -56,7 +80,17 @@ fn directories_that_cannot_be_built_leave_no_file() {
     place.run(["build", &path("missing"), image]).fails(1).says("missing");
     place.run(["build", &path("file"), image]).fails(1).says("file");
     place.run(["build", &path("full"), image, "--size", "4M"]).fails(1);
-    place.run(["build", &path("full"), image, "--label", "more than sixteen bytes"]).fails(1).says("label");
+    place.run(["build", &path("full"), image, "--label", "more than sixteen bytes"]).fails(2).says("label");
+    for (ranges, words) in [
+        (&["--map-user", "0:4294967295:5"][..], "beyond"),
+        (&["--map-user", "0:5:10", "--map-user", "9:50:1"], "overlap"),
+        (&["--map-group", "0:4294967290:6"], "beyond"),
+    ] {
+        let tree = path("full");
+        let arguments = [&["build", &tree, image], ranges].concat();
+        place.run(arguments).fails(2).says(ranges[0].trim_start_matches('-')).says(words);
+    }
+    place.run(["build", &path("full"), image, "--size", "16T"]).fails(1).says("16 TiB");
     place.run(["build", &path("full"), &path("absent/image.xip")]).fails(1).says("absent");
     assert_eq!(names(&target), [""; 0], "a failed build leaves nothing");
 }

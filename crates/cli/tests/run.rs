@@ -115,6 +115,15 @@ fn input_environment_and_directory_are_as_asked_for() {
 }
 
 #[test]
+fn a_run_says_what_it_does_when_asked_for() {
+    let Some(place) = loaded() else { return };
+    let ran = script(&place, &["-v"], "exit 0").succeeds().says("running [").says("small");
+    let ran = ran.says("the program ended (Exited(0))").says("1 program started");
+    assert!(!ran.err.contains("FUSE"), "{}", ran.err);
+    script(&place, &["-vv", "--root"], "exit 0").succeeds().says("FUSE").says("an overlay");
+}
+
+#[test]
 fn the_root_takes_no_changes_and_an_overlay_forgets_them() {
     let Some(place) = loaded() else { return };
     let change = "echo more >> /etc/motd && while read -r line; do echo $line; done < /etc/motd";

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Stdio;
 
-use common::Place;
+use common::{Place, Ran};
 
 #[test]
 fn the_summary_and_the_image_itself_say_the_same() {
@@ -23,6 +23,44 @@ fn the_summary_and_the_image_itself_say_the_same() {
     assert!(info["not_in_place"].is_null());
     let text = place.run(["info", image]).succeeds().out;
     assert!(text.contains("can be used in place") && text.contains("one run"), "{text}");
+    assert!(text.contains(" in 1 group;") && text.contains(" 0 links,"), "{text}");
+    // Free blocks are a share of the image, however small that is.
+    let share = text.split('(').next_back().and_then(|rest| rest.strip_suffix(" % of the image)\n"));
+    assert!((0.0..=100.0).contains(&share.unwrap().parse::<f64>().unwrap()), "{text}");
+}
+
+#[test]
+fn what_is_done_is_said_when_asked_for() {
+    let place = Place::new();
+    let image = place.image();
+    let (tree, image) = (place.path("tree"), image.to_str().unwrap());
+    let build = ["build", tree.to_str().unwrap(), image];
+    assert_eq!(place.run(build).succeeds().err, "");
+    let ran = place.run([&build[..], &["-v"]].concat()).succeeds();
+    ran.says("entries of the directory in").says("names in").says("bytes of data in").says("for the storage");
+    let load = place.run(["-v", "load", image]).succeeds();
+    assert!(!load.err.contains("its content is"), "{}", load.err);
+    load.says("segment small").says("bytes in");
+    place.run(["-vv", "load", image]).succeeds().says("its content is");
+    let with_filter = |filter: &str| {
+        let output = place.xip(["load", image]).env("XIP_LOG", filter).output().unwrap();
+        Ran::from(output).succeeds()
+    };
+    with_filter("debug").says("its content is");
+    assert_eq!(with_filter("").err, "");
+    with_filter("xip=nonsense").says("XIP_LOG").says("not used");
+}
+
+#[test]
+fn nothing_in_a_store_is_said_by_its_name() {
+    let place = Place::new();
+    let store = place.path("segments");
+    for command in ["ls", "stat"] {
+        let ran = place.run([command]).succeeds();
+        assert_eq!(ran.out, "");
+        assert_eq!(ran.err, format!("xip: no segments in {}\n", store.display()));
+        assert_eq!(place.run([command, "--json"]).succeeds().json(), serde_json::json!([]));
+    }
 }
 
 #[test]

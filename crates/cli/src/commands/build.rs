@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use xip_image::{Build, IdRange, Info, Owner, Pattern};
 
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure, USAGE};
 use crate::output::{Output, count, parse_size, percent, printable, size};
 use crate::progress::Progress;
 use crate::signals::Interrupt;
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// The image to write. One that exists is replaced only when the new one is complete
     image: PathBuf,
 
-    /// Make the image this large (for example 1G); refused if the content does not fit
+    /// Make the image this large (for example 1G), rounded up to a multiple of 2 MiB; refused if the content does not fit
     #[arg(long, value_parser = parse_size, conflicts_with = "free")]
     size: Option<u64>,
 
@@ -78,6 +78,8 @@ pub(crate) struct Args {
 
 fn parse_owner(text: &str) -> Result<(u32, u32), String> {
     match numbers(text)?.as_slice() {
+        // The last number of 32 bits means nobody at all.
+        [u32::MAX, _] | [_, u32::MAX] => Err(format!("{} is no user or group", u32::MAX)),
         [uid, gid] => Ok((*uid, *gid)),
         _ => Err("not UID:GID, such as 0:0".into()),
     }
@@ -135,7 +137,10 @@ impl Args {
         };
         let progress = Progress::new(&Interrupt::catch()?);
         let built = build.run(&self.directory, &self.image, &progress);
-        let summary = built.map_err(|error| progress.failure(error))?;
+        let summary = built.map_err(|error| {
+            let code = if matches!(error, xip_image::Error::Option { .. }) { USAGE } else { FAILED };
+            progress.failure(error).with_code(code)
+        })?;
         drop(progress);
         if self.json {
             return output.json(&summary);

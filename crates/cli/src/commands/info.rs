@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use xip_image::Info;
 
 use crate::failure::Failure;
-use crate::output::{Output, printable, size};
+use crate::output::{Output, count, percent, printable, size};
 
 const HELP: &str = "\
 Examples:
@@ -43,11 +43,11 @@ impl Args {
             (
                 "geometry",
                 format!(
-                    "{} blocks of {} bytes in {} groups; {} inodes of {} bytes, {} free",
-                    geometry.blocks,
+                    "{} of {} bytes in {}; {} of {} bytes, {} free",
+                    count(geometry.blocks.into(), "block", "blocks"),
                     geometry.block_size,
-                    geometry.groups,
-                    geometry.inodes,
+                    count(geometry.groups.into(), "group", "groups"),
+                    count(geometry.inodes.into(), "inode", "inodes"),
                     geometry.inode_size,
                     geometry.free_inodes
                 ),
@@ -56,36 +56,44 @@ impl Args {
             (
                 "files",
                 format!(
-                    "{} regular, {} directories, {} links, {} devices, {} fifos, {} sockets; {} further names",
+                    "{} regular, {}, {}, {}, {}, {}; {}",
                     files.regular,
-                    files.directories,
-                    files.symlinks,
-                    files.devices,
-                    files.fifos,
-                    files.sockets,
-                    files.hard_links
+                    count(files.directories, "directory", "directories"),
+                    count(files.symlinks, "link", "links"),
+                    count(files.devices, "device", "devices"),
+                    count(files.fifos, "fifo", "fifos"),
+                    count(files.sockets, "socket", "sockets"),
+                    count(files.hard_links, "further name", "further names")
                 ),
             ),
             (
                 "one run",
-                format!("{} files; {} cut, {} empty, {} sparse", runs.one_run, runs.cut, runs.empty, runs.sparse),
+                format!(
+                    "{}; {} cut, {} empty, {} sparse",
+                    count(runs.one_run, "file", "files"),
+                    runs.cut,
+                    runs.empty,
+                    runs.sparse
+                ),
             ),
             (
                 "2 MiB pages",
                 format!(
-                    "{} in {} files, of {} that are large enough",
-                    runs.huge_pages, runs.huge_files, runs.large_files
+                    "{} in {}, of {} large enough",
+                    runs.huge_pages,
+                    count(runs.huge_files, "file", "files"),
+                    runs.large_files
                 ),
             ),
             (
                 "density",
                 format!(
-                    "{} content, {} names and maps, {} format, {} free ({:.1} %)",
+                    "{} content, {} names and maps, {} format, {} free ({} of the image)",
                     size(density.content_bytes),
                     blocks(density.metadata_blocks),
                     blocks(density.format_blocks),
                     blocks(density.free_blocks),
-                    density.free_percent
+                    percent(density.free_blocks, geometry.blocks.into())
                 ),
             ),
         ];

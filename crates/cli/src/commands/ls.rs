@@ -20,10 +20,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let segments = segments::list()?;
+        let segments = segments::list(output)?;
         let infos: Vec<_> = segments.iter().map(xip_segment::Segment::info).collect();
         if self.json {
             return output.json(&infos);
+        }
+        if infos.is_empty() {
+            return Ok(());
         }
         let mut table = Table::new(&["segment", ">size", "content", "image"]);
         for info in infos {

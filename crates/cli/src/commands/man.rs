@@ -36,6 +36,15 @@ impl Args {
         };
         let mut page = Vec::new();
         clap_mangen::Man::new(described).render(&mut page)?;
-        output.bytes(&page)
+        output.bytes(sections(&String::from_utf8_lossy(&page)).as_bytes())
     }
+}
+
+/// What stands under `--help` is one section to the generator, which calls it EXTRA. A reader of manuals looks for
+/// EXAMPLES, line by line.
+fn sections(page: &str) -> String {
+    page.replace("\nExamples:\n", "\n.SH EXAMPLES\n.nf\n")
+        .replace("\nExit codes:\n", "\n.SH \"EXIT STATUS\"\n.nf\n")
+        .replace("\n.SH EXTRA\n.SH", "\n.SH")
+        .replace("\n.SH EXTRA\n", "\n.SH NOTES\n")
 }

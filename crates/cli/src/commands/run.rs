@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -126,6 +127,8 @@ impl Args {
         let store = segments::store()?;
         let (segment, loaded) = self.segment(&store, output)?;
         let name = segment.name().to_owned();
+        self.log(&segment);
+        let start = Instant::now();
         let outcome = {
             let volume = xip::Volume::from_segment(&segment)?;
             xip_run::run(&volume, segment.fd(), &options)
@@ -139,11 +142,35 @@ impl Args {
             }
         }
         let outcome = outcome.map_err(|error| self.failure(error))?;
+        let Report { programs, mappings_in_place, bytes_in_place, .. } = outcome.report;
+        tracing::info!(
+            "the program ended ({:?}) after {:.1?}: {} started, {bytes_in_place} bytes in place in {}",
+            outcome.end,
+            start.elapsed(),
+            count(programs, "program", "programs"),
+            count(mappings_in_place, "mapping", "mappings")
+        );
         if let Some(to) = &mut report {
             let text = if self.json { serde_json::to_string_pretty(&outcome)? + "\n" } else { text(&outcome.report) };
             to.write_all(text.as_bytes()).doing(|| "cannot write the report".into())?;
         }
         Ok(outcome.end)
+    }
+
+    /// What is run, and in what surroundings.
+    fn log(&self, segment: &Segment) {
+        let (info, workdir) = (segment.info(), self.workdir.display());
+        let in_place = if self.page_cache { "from the page cache" } else { "in place" };
+        tracing::info!("running {:?} {in_place}, from segment {} ({} bytes)", self.program, info.name, info.size);
+        tracing::debug!("the segment is {}, of content {}", info.image.display(), info.content);
+        let root = if self.root == RootMode::Overlay { "an overlay" } else { "read-only" };
+        tracing::debug!(
+            "the volume is served over FUSE as the root directory, {root}; the program starts in {workdir}"
+        );
+        for Bind { host, inside, read_only } in &self.bind {
+            let how = if *read_only { ", read-only" } else { "" };
+            tracing::debug!("{} is shown at {}{how}", host.display(), inside.display());
+        }
     }
 
     fn options(&self) -> Result<Options, Failure> {

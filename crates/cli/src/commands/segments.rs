@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
 use xip_core::Frozen;
 use xip_ext2::Volume;
-use xip_segment::{Error, Loaded, MappedFile, Segment, Store};
+use xip_segment::{Error, Loaded, MappedFile, Outcome, Segment, Store};
 
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::progress::Progress;
 
 /// The segments of this user.
@@ -16,9 +18,13 @@ pub(crate) fn store() -> Result<Store, Failure> {
 }
 
 /// All segments that can be asked; about the others there are warnings.
-pub(crate) fn list() -> Result<Vec<Segment>, Failure> {
-    let listing = store()?.list()?;
+pub(crate) fn list(output: Output) -> Result<Vec<Segment>, Failure> {
+    let store = store()?;
+    let listing = store.list()?;
     warn(&listing.problems);
+    if listing.segments.is_empty() {
+        output.aside(format!("no segments in {}", store.path().display()));
+    }
     Ok(listing.segments)
 }
 
@@ -38,5 +44,11 @@ pub(crate) fn load(store: &Store, image: &Path, name: Option<&str>) -> Result<Lo
         let volume = Volume::open(device, Frozen).map_err(|error| error.to_string())?;
         volume.in_place().map_err(|error| error.to_string())
     };
-    Ok(store.load(image, name, &mut |done, of| progress.at(done, of), check)?)
+    let start = Instant::now();
+    let loaded = store.load(image, name, &mut |done, of| progress.at(done, of), check)?;
+    let (info, time) = (loaded.segment.info(), start.elapsed());
+    let what = if loaded.outcome == Outcome::New { "loaded" } else { "in memory already:" };
+    tracing::info!("{what} {} as segment {}: {} bytes in {time:.1?}", image.display(), info.name, info.size);
+    tracing::debug!("its content is {}", info.content);
+    Ok(loaded)
 }

@@ -35,8 +35,12 @@ impl Args {
                 if self.json { output.json(&stat) } else { one(&stat, output) }
             }
             None => {
-                let stats = segments::list()?.iter().map(Segment::stat).collect::<Result<Vec<_>, _>>()?;
-                if self.json { output.json(&stats) } else { all(&stats, output) }
+                let stats = segments::list(output)?.iter().map(Segment::stat).collect::<Result<Vec<_>, _>>()?;
+                match (self.json, stats.is_empty()) {
+                    (true, _) => output.json(&stats),
+                    (false, true) => Ok(()),
+                    (false, false) => all(&stats, output),
+                }
             }
         }
     }
