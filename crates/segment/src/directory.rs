@@ -56,6 +56,11 @@ impl Directory {
         if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
             return Err(Error::ForeignDirectory { path });
         }
+        // The open directory stays ours; but the next one who looks for it by name would find another.
+        let parent = rustix::fs::statat(&fd, "..", AtFlags::empty()).map_err(failed("inspect what is above"))?;
+        if parent.st_mode & 0o1002 == 0o002 {
+            return Err(Error::OpenParent { path });
+        }
         Ok(Self { path, fd })
     }
 

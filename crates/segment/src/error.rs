@@ -88,6 +88,16 @@ pub enum Error {
         /// The image which that segment was loaded from.
         other: PathBuf,
     },
+    /// Others could put a directory of theirs in the place of the one of segments: `EPERM`.
+    #[error(
+        "{path} can be renamed by anyone, since all may write to the directory it is in and that is not sticky: \
+         `chmod +t` that one, or set XIP_DIR to a place where only you can write",
+        path = path.display()
+    )]
+    OpenParent {
+        /// The directory of segments.
+        path: PathBuf,
+    },
     /// The segment is in use, and would not be gone when it is removed: `EBUSY`.
     #[error(
         "the segment {name} is in use by {}: end them, or take the name away with `xip rm --force {name}`",
@@ -101,9 +111,9 @@ pub enum Error {
     },
     /// There is not enough memory: `ENOMEM`.
     #[error(
-        "not enough memory for {image}: it needs {needed} bytes and {free} are free; remove segments with `xip rm`, \
+        "not enough memory for {image}: it needs {} MiB and {} MiB are free; remove segments with `xip rm`, \
          end programs, or build a smaller image",
-        image = image.display()
+        needed.div_ceil(MIB), free / MIB, image = image.display()
     )]
     NoMemory {
         /// The image.
@@ -112,6 +122,20 @@ pub enum Error {
         needed: u64,
         /// What is free, in bytes.
         free: u64,
+    },
+    /// A limit of this process on its address space is in the way: `ENOMEM`.
+    #[error(
+        "cannot map {path}: it needs {} MiB of address space, and RLIMIT_AS is {} MiB for all of this process: \
+         raise it with `ulimit -v`",
+        needed.div_ceil(MIB), limit / MIB, path = path.display()
+    )]
+    AddressSpace {
+        /// What was to be mapped.
+        path: PathBuf,
+        /// What it needs, in bytes.
+        needed: u64,
+        /// The limit, in bytes.
+        limit: u64,
     },
     /// The image changed while it was read: `EAGAIN`.
     #[error("{image} changed while it was loaded: load it again when nothing writes to it", image = image.display())]
@@ -156,6 +180,8 @@ pub enum Error {
     },
 }
 
+const MIB: u64 = 1 << 20;
+
 /// Users in words: not more than a line's worth.
 fn list(users: &[crate::stat::User]) -> String {
     let mut words: Vec<String> = users.iter().take(5).map(ToString::to_string).collect();
@@ -173,11 +199,11 @@ impl Error {
             Self::NotAFile { .. } | Self::Empty { .. } | Self::NotWholePages { .. } => Errno::INVAL,
             Self::BadName { .. } => Errno::INVAL,
             Self::TooLarge { .. } => Errno::FBIG,
-            Self::ForeignDirectory { .. } => Errno::PERM,
+            Self::ForeignDirectory { .. } | Self::OpenParent { .. } => Errno::PERM,
             Self::NoSegment { .. } => Errno::NOENT,
             Self::NameTaken { .. } => Errno::EXIST,
             Self::InUse { .. } => Errno::BUSY,
-            Self::NoMemory { .. } => Errno::NOMEM,
+            Self::NoMemory { .. } | Self::AddressSpace { .. } => Errno::NOMEM,
             Self::Changed { .. } => Errno::AGAIN,
             Self::Refused { .. } => Errno::UCLEAN,
             Self::Holder { .. } => Errno::CHILD,
@@ -185,6 +211,14 @@ impl Error {
             Self::Silent { .. } => Errno::TIMEDOUT,
         }
         .raw_os_error()
+    }
+
+    /// For `map_err`: `path` could not be mapped.
+    pub(crate) fn map(path: &Path, needed: u64) -> impl FnOnce(Errno) -> Self {
+        move |errno| match rustix::process::getrlimit(rustix::process::Resource::As).current {
+            Some(limit) if errno == Errno::NOMEM => Self::AddressSpace { path: path.into(), needed, limit },
+            _ => Self::File { action: "map", path: path.into(), errno },
+        }
     }
 
     /// For `map_err`: `action` on `path` failed.

@@ -75,11 +75,8 @@ impl MappedFile {
     }
 
     fn map(fd: OwnedFd, len: usize, access: Access, steps: usize) -> Result<Self> {
-        let map = Map::shared(fd.as_fd(), len, access == Access::ReadWrite).map_err(|errno| Error::File {
-            action: "map",
-            path: path_of(&fd),
-            errno,
-        })?;
+        let map = Map::shared(fd.as_fd(), len, access == Access::ReadWrite)
+            .map_err(|errno| Error::map(&path_of(&fd), len as u64)(errno))?;
         let words = if steps == 0 { 0 } else { (len / PAGE_SIZE).div_ceil(64) };
         Ok(Self {
             map,

@@ -40,6 +40,9 @@ pub struct Loaded {
     pub segment: Segment,
     /// Whether it was there before.
     pub outcome: Outcome,
+    /// The name that was asked for, or follows from the image's. Without a name given, the segment may have another: then
+    /// it was in memory under that.
+    pub wanted: String,
 }
 
 /// Whether a load took memory.
@@ -87,7 +90,8 @@ impl Store {
         self.directory.path()
     }
 
-    /// Brings an image into memory under a name: that of the image file, without its extension, if none is given.
+    /// Brings an image into memory under a name: that of the image file, without its extension, if none is given
+    /// (with `-` for every character that names cannot have, and at most 64).
     ///
     /// An image that is in memory already is not loaded again: without a name the segment that has it is the answer; with
     /// another name than that, the name is one more name for the same memory. `check` looks into the image before it
@@ -122,7 +126,7 @@ impl Store {
         };
         let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
         match here {
-            Some(segment) if is_it(&segment) => return Ok(Loaded { segment, outcome: Outcome::Same }),
+            Some(segment) if is_it(&segment) => return Ok(Loaded { segment, outcome: Outcome::Same, wanted }),
             // Another image has the name; but this one may be there under another.
             Some(other) if name.is_some() || !alike.iter().any(is_it) => {
                 return Err(Error::NameTaken { name: wanted, other: other.info().image.clone() });
@@ -130,7 +134,7 @@ impl Store {
             _ => {}
         }
         let mut info = Info {
-            name: wanted,
+            name: wanted.clone(),
             image: image.path.to_string_lossy().into_owned().into(),
             size: image.size,
             content: String::new(),
@@ -143,7 +147,7 @@ impl Store {
                 self.publish(&lock, segment.fd(), info.clone(), None)?;
             }
             let name = if name.is_some() { &info.name } else { segment.name() };
-            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same });
+            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same, wanted });
         }
         let (memory, content) = image.fill(&info.name, self.limit, progress)?;
         info.content = content;
@@ -151,9 +155,8 @@ impl Store {
         let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
-        let name = info.name.clone();
         self.publish(&lock, device.fd(), info, stamp)?;
-        Ok(Loaded { segment: self.get(&name)?, outcome: Outcome::New })
+        Ok(Loaded { segment: self.get(&wanted)?, outcome: Outcome::New, wanted })
     }
 
     /// The segment of that name.

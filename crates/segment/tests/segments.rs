@@ -135,7 +135,7 @@ fn bytes_of(segment: &Segment) -> Vec<u8> {
 fn a_segment_holds_the_image_and_is_sealed() {
     let world = World::new();
     let image = world.image("deb.img", 1234, 1);
-    let Loaded { segment, outcome } = world.load(&image, None).unwrap();
+    let Loaded { segment, outcome, .. } = world.load(&image, None).unwrap();
     assert_eq!((segment.name(), outcome), ("deb", Outcome::New));
     assert!(bytes_of(&segment) == std::fs::read(&image).unwrap());
     let device = segment.device().unwrap();
@@ -504,6 +504,43 @@ fn a_limit_on_file_sizes_is_an_error_and_not_a_signal() {
 }
 
 #[test]
+fn a_limit_on_address_space_is_named_and_sizes_are_in_mebibytes() {
+    let world = World::new();
+    let image = world.dir.path().join("a.xip");
+    std::fs::File::create(&image).unwrap().set_len(480 << 20).unwrap();
+    let limited = |words: &str| {
+        let script = format!("ulimit -v 100000; exec {} {words}", program().display());
+        let output = Command::new("sh").args(["-c", &script]).env("XIP_DIR", world.store_path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let words = limited(&format!("load {}", image.display()));
+    assert!(words.contains("a.xip: it needs 480 MiB") && words.contains("RLIMIT_AS is 97 MiB"), "{words}");
+    // Not only a loader maps it: who looks at it does too.
+    std::fs::File::create(&image).unwrap().set_len(100 << 20).unwrap();
+    world.load(&image, None).unwrap();
+    let words = limited("use a 1");
+    assert!(words.contains("100 MiB") && words.contains("ulimit -v"), "{words}");
+
+    let small = world.store().with_memory_limit((3 << 20) - 1);
+    let image = world.image("small", 3 * 256, 1);
+    let error = small.load(&image, None, &mut |_, _| {}, &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("it needs 3 MiB and 2 MiB are free"), "{error}");
+}
+
+#[test]
+fn a_name_that_was_made_of_the_images_and_another_one_found_are_told() {
+    let world = World::new();
+    let image = world.image("bad näme.xip", 10, 1);
+    let loaded = world.load(&image, None).unwrap();
+    assert_eq!((loaded.segment.name(), &*loaded.wanted, loaded.outcome), ("bad-n-me", "bad-n-me", Outcome::New));
+    let again = world.load(&world.image("copy.xip", 10, 1), None).unwrap();
+    assert_eq!((again.segment.name(), &*again.wanted, again.outcome), ("bad-n-me", "copy", Outcome::Same));
+    let named = world.load(&image, Some("mine")).unwrap();
+    assert_eq!((named.segment.name(), &*named.wanted, named.outcome), ("mine", "mine", Outcome::Same));
+}
+
+#[test]
 fn bad_names_are_refused() {
     let world = World::new();
     let image = world.image("a", 1, 1);
@@ -571,6 +608,18 @@ fn a_directory_that_others_could_write_to_is_refused() {
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
     refused(&open);
+    // Ours, but in a place where anyone can rename it.
+    let error = Store::open(open.join("ours")).unwrap_err();
+    assert!(matches!(error, Error::OpenParent { .. }), "{error}");
+    assert!(error.to_string().contains("XIP_DIR") && error.errno() == 1, "{error}");
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o1777)).unwrap();
+    Store::open(open.join("ours")).unwrap();
+    // The same by way of the environment.
+    std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
+    let mut list = Command::new(program());
+    let output = list.arg("list").env_remove("XIP_DIR").env("XDG_RUNTIME_DIR", &open).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("can be renamed by anyone"), "{output:?}");
     // A link is not followed, wherever it leads.
     let good = dir.path().join("good");
     Store::open(&good).unwrap();

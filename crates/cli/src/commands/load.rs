@@ -7,7 +7,7 @@ use xip_segment::Outcome;
 
 use super::segments;
 use crate::failure::Failure;
-use crate::output::{Output, size};
+use crate::output::{Output, printable, size};
 
 const HELP: &str = "\
 A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it \
@@ -23,7 +23,8 @@ pub(crate) struct Args {
     /// The image
     image: PathBuf,
 
-    /// Name of the segment. Without it, the name of the image without its extension
+    /// Name of the segment. Without it, the name of the image without its extension, with `-` for every character
+    /// but A-Z a-z 0-9 . _ -
     #[arg(long)]
     name: Option<String>,
 
@@ -41,6 +42,11 @@ impl Args {
             return output.json(&json!({ "loaded": new, "segment": info }));
         }
         let what = if new { "loaded" } else { "in memory already" };
-        output.line(format!("segment {}: {}, {what}", info.name, size(info.size)))
+        output.line(format!("segment {}: {}, {what}", info.name, size(info.size)))?;
+        if info.name != loaded.wanted {
+            let image = printable(&self.image.to_string_lossy());
+            output.line(format!("  {image} has the same content: run it as {}", info.name))?;
+        }
+        Ok(())
     }
 }
