@@ -70,8 +70,9 @@ fn an_ordinary_user_sees_the_same() {
     fs::create_dir(&home).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_xip"), home.join("xip")).unwrap();
     for path in [place.path(""), home.clone()] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
+    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).unwrap();
     let script = "mount -t tmpfs none \"$1/dev\" && mknod -m 666 \"$1/dev/fuse\" c 10 229 && \
         mount --bind \"$1/dev/fuse\" /dev/fuse && \
         cd \"$1\" && exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all \
