@@ -67,6 +67,8 @@ pub enum Reason {
     ProgramData,
     /// A 32-bit program: left to the page cache.
     Bits32,
+    /// The process has a seccomp filter of its own, which could end it for calls of the runner's.
+    Sandboxed,
     /// The file was changed: the overlay has a copy of it.
     CopiedUp,
     /// `mremap` would have grown the mapping beyond what is known of the file: refused with `ENOMEM`. Bytes asked for
@@ -86,6 +88,7 @@ impl Reason {
             Self::Tail => "bytes after the end of the file",
             Self::ProgramData => "last page of program data",
             Self::Bits32 => "32-bit program",
+            Self::Sandboxed => "program with a filter of its own",
             Self::CopiedUp => "changed in the overlay",
             Self::GrowthRefused => "growth refused",
             Self::Refused => "the kernel refused",

@@ -33,12 +33,14 @@ pub(crate) enum Stop {
     Ptrace,
     /// `pidfd_getfd`, which could take a descriptor from a thread that is stopped by the runner.
     TakeFd,
+    /// A program puts itself under a filter of its own, which calls of ours would have to pass.
+    Sandbox,
 }
 
 impl Stop {
     pub(crate) fn from_data(data: u64) -> Option<Self> {
         use Stop::*;
-        let all = [Injected, Mmap, Mmap32, Grow, Grow32, Remap, Ptrace, TakeFd];
+        let all = [Injected, Mmap, Mmap32, Grow, Grow32, Remap, Ptrace, TakeFd, Sandbox];
         all.into_iter().find(|&stop| stop as u64 == data)
     }
 }
@@ -60,6 +62,11 @@ enum To {
     Remap,
     Ptrace,
     TakeFd,
+    Seccomp,
+    Prctl,
+    Sandbox,
+    Clone,
+    NoCall,
     Injected,
     Magic,
     Allow,
@@ -103,7 +110,7 @@ impl Filter {
     fn finish(self) -> Vec<sock_filter> {
         let place = |from: usize, to: To| {
             let at = self.labels.iter().find(|(label, _)| *label == to).map_or(from + 1, |&(_, at)| at);
-            // Some 50 instructions, and all jumps forward.
+            // Some 120 instructions, and all jumps forward.
             u8::try_from(at - from - 1).unwrap_or(0)
         };
         let jump = |(from, (insn, yes, no)): (usize, &(sock_filter, To, To))| sock_filter {
@@ -128,6 +135,9 @@ const fn high(argument: u32) -> u32 {
 /// no call that is used so looks at it. It is no secret: who uses it gains nothing.
 pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     let mut f = Filter::default();
+    // io_uring could read from a descriptor of ours while its thread is stopped; clone3 hides its flags in memory. Both
+    // are as in a kernel that does not have them, and programs go on without. The numbers are those of all interfaces.
+    let absent = |f: &mut Filter| [425, 426, 427, 435].map(|number| f.when(BPF_JEQ, number, To::NoCall, To::Next));
     f.load(ARCH);
     f.when(BPF_JEQ, ARCH_X86_64, To::Native, To::Next);
     f.when(BPF_JEQ, ARCH_I386, To::Next, To::Allow);
@@ -137,7 +147,12 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JEQ, 163, To::Grow32, To::Next);
     f.when(BPF_JEQ, 257, To::Remap, To::Next);
     f.when(BPF_JEQ, 26, To::Ptrace, To::Next);
-    f.when(BPF_JEQ, 438, To::TakeFd, To::Allow);
+    f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
+    f.when(BPF_JEQ, 354, To::Seccomp, To::Next);
+    f.when(BPF_JEQ, 172, To::Prctl, To::Next);
+    f.when(BPF_JEQ, 120, To::Clone, To::Next);
+    absent(&mut f);
+    f.when(BPF_JEQ, 0, To::Allow, To::Allow);
 
     f.label(To::Native);
     f.load(NUMBER);
@@ -148,6 +163,10 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
         f.when(BPF_JEQ, 101, To::Ptrace, To::Next);
         f.when(BPF_JEQ, 521, To::Ptrace, To::Next); // x32's own number
         f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
+        f.when(BPF_JEQ, 317, To::Seccomp, To::Next);
+        f.when(BPF_JEQ, 157, To::Prctl, To::Next);
+        f.when(BPF_JEQ, 56, To::Clone, To::Next);
+        absent(f);
     };
     calls(&mut f);
     // An injected call is followed by one whose number is the result of the first: 0, an address, MAGIC, an error.
@@ -198,6 +217,20 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.trace(To::Remap, Stop::Remap);
     f.trace(To::Ptrace, Stop::Ptrace);
     f.trace(To::TakeFd, Stop::TakeFd);
+    f.label(To::Seccomp);
+    f.load(low(0));
+    // The modes: strict and filter. The rest only asks.
+    f.when(BPF_JGT, libc::SECCOMP_SET_MODE_FILTER, To::Allow, To::Sandbox);
+    f.label(To::Prctl);
+    f.load(low(0));
+    f.when(BPF_JEQ, libc::PR_SET_SECCOMP.cast_unsigned(), To::Sandbox, To::Allow);
+    f.trace(To::Sandbox, Stop::Sandbox);
+    f.label(To::Clone);
+    f.load(low(0));
+    f.when(BPF_JSET, libc::CLONE_UNTRACED.cast_unsigned(), To::Next, To::Allow);
+    f.ret(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned());
+    f.label(To::NoCall);
+    f.ret(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
     f.trace(To::Injected, Stop::Injected);
     f.label(To::Magic);
     f.ret(libc::SECCOMP_RET_USER_NOTIF);
@@ -310,5 +343,31 @@ mod tests {
         assert_eq!(judge(ARCH_I386, 257, [0; 6]), stop(Stop::Remap));
         assert_eq!(native(438, [0; 6]), stop(Stop::TakeFd));
         assert_eq!(native(101, [0; 6]), stop(Stop::Ptrace));
+    }
+
+    #[test]
+    fn calls_that_would_get_round_the_runner_are_refused_by_every_interface() {
+        let refused = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+        for number in [425, 426, 427, 435] {
+            assert_eq!(native(number, [0; 6]), refused(libc::ENOSYS));
+            assert_eq!(native(number | X32, [0; 6]), refused(libc::ENOSYS));
+            assert_eq!(judge(ARCH_I386, number, [0; 6]), refused(libc::ENOSYS));
+        }
+        for (flags, expected) in [(0x0080_0011, refused(libc::EPERM)), (0x11, ALLOW), (0x003d_0f00, ALLOW)] {
+            assert_eq!(native(56, [flags, 0, 0, 0, 0, 0]), expected);
+            assert_eq!(native(56 | X32, [flags, 0, 0, 0, 0, 0]), expected);
+            assert_eq!(judge(ARCH_I386, 120, [flags, 0, 0, 0, 0, 0]), expected);
+        }
+    }
+
+    #[test]
+    fn a_program_that_filters_itself_stops() {
+        for (operation, expected) in [(0, stop(Stop::Sandbox)), (1, stop(Stop::Sandbox)), (2, ALLOW), (3, ALLOW)] {
+            assert_eq!(native(317, [operation, 0, 0, 0, 0, 0]), expected);
+            assert_eq!(judge(ARCH_I386, 354, [operation, 0, 0, 0, 0, 0]), expected);
+        }
+        assert_eq!(native(157, [22, 1, 0, 0, 0, 0]), stop(Stop::Sandbox));
+        assert_eq!(native(157, [4, 1, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(judge(ARCH_I386, 172, [22, 2, 0, 0, 0, 0]), stop(Stop::Sandbox));
     }
 }

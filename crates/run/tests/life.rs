@@ -100,6 +100,18 @@ fn children(parent: &Child) -> Vec<i32> {
     processes().filter(|&pid| of(pid)).collect()
 }
 
+/// Waits until a process with these arguments is there. A key that is pressed between a shell's `fork` and the program's
+/// `exec` would be the shell's to handle, in place or not.
+fn wait_for_program(arguments: &str) {
+    let line = arguments.replace(' ', "\0") + "\0";
+    let there = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|found| found == line.as_bytes());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !processes().any(there) {
+        assert!(std::time::Instant::now() < end, "{arguments} was never started");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
 /// A host's shell with job control on a terminal of its own.
 struct Terminal {
     shell: Child,
@@ -176,13 +188,16 @@ fn ctrl_c_ends_the_program_and_ctrl_z_and_fg_stop_and_continue_it() {
     terminal.shows("status 3");
     terminal.types(&format!("{xip} bash -c 'echo be\"gin\"; exec sleep 4713'\n"));
     terminal.shows("begin");
+    wait_for_program("sleep 4713");
     terminal.types("\x03");
     terminal.types("echo status $?\n");
     terminal.shows("status 130");
     // The program decides: this one goes on.
-    terminal
-        .types(&format!("{xip} bash -c 'trap \"echo not yet\" INT; echo be\"gin\"; sleep 4714; echo past; exit 4'\n"));
+    terminal.types(&format!(
+        "{xip} bash -c 'trap \"echo not yet\" INT; (echo be\"gin\"; exec sleep 4714); echo past; exit 4'\n"
+    ));
     terminal.shows("begin");
+    wait_for_program("sleep 4714");
     terminal.types("\x03");
     terminal.shows("not yet");
     terminal.shows("past");
@@ -200,6 +215,7 @@ fn a_shell_with_job_control_runs_inside() {
     terminal.shows("in2side");
     terminal.types("sh -c 'echo be\"gin\"; sleep 4715; :'\n");
     terminal.shows("begin");
+    wait_for_program("sleep 4715");
     terminal.types("\x1a");
     terminal.shows("Stopped");
     terminal.types("bg; jobs; kill %1; wait; echo al$((1+1))one\n");

@@ -42,6 +42,10 @@ impl<'a> Tracer<'a> {
             Found::Ours(ino) => ino,
         };
         let (len, offset) = (registers.rsi, registers.r9);
+        if self.sandboxed(thread) {
+            self.files.count_left(ino, Reason::Sandboxed, len);
+            return sys::resume(thread, 0);
+        }
         if len == 0 || !offset.is_multiple_of(PAGE_BYTES) || len > i64::MAX.cast_unsigned() {
             return sys::resume(thread, 0);
         }
@@ -91,6 +95,9 @@ impl<'a> Tracer<'a> {
             match self.files.of_mapping(mapping.device, mapping.ino, mapping.path) {
                 Found::Other => {}
                 Found::CopiedUp(ino) => self.files.count_left(ino, Reason::CopiedUp, mapping.end - mapping.start),
+                Found::Ours(ino) if self.sandboxed(thread) => {
+                    self.files.count_left(ino, Reason::Sandboxed, mapping.end - mapping.start);
+                }
                 Found::Ours(ino) if is_32_bit(&registers) => {
                     self.files.count_left(ino, Reason::Bits32, mapping.end - mapping.start);
                 }

@@ -24,7 +24,7 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use stub::Stub;
-use sys::{EVENT_STOP, Gone, Result, Status};
+use sys::{EVENT_STOP, Gone, Registers, Result, Status};
 
 /// A thread of the program, or of what it started.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,13 @@ struct Thread {
     files_shared: bool,
     /// Where its process was given our page of code.
     stub: Option<u64>,
+    /// It has a filter of its own, which could end it for a call of ours: it makes none.
+    sandboxed: bool,
+}
+
+impl Thread {
+    /// One of which nothing is known yet.
+    const NEW: Self = Self { files_shared: true, stub: None, sandboxed: false };
 }
 
 /// All that is traced.
@@ -145,7 +152,7 @@ impl Tracer<'_> {
     fn stopped(&mut self, thread: pid_t, signal: i32) -> Result<()> {
         if !matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
             // The first stop of a new thread, or the end of a group-stop.
-            self.threads.entry(thread).or_insert(Thread { files_shared: true, stub: None });
+            self.threads.entry(thread).or_insert(Thread::NEW);
             return sys::resume(thread, 0);
         }
         sys::listen(thread)?;
@@ -174,21 +181,40 @@ impl Tracer<'_> {
                 self.report.refused_ptrace += 1;
                 sys::resume(thread, 0)
             }
-            Some(Stop::TakeFd) => self.finish_call(thread),
+            Some(Stop::TakeFd) => self.finish_call(thread).map(|_| ()),
+            Some(Stop::Sandbox) => self.sandbox(thread),
             Some(Stop::Injected) | None => sys::resume(thread, 0),
         }
     }
 
-    /// Has a thread make its call, which does not wait for anything, before anything else is done.
-    fn finish_call(&mut self, thread: pid_t) -> Result<()> {
+    /// Has a thread make its call, which does not wait for anything, before anything else is done; its result, if it
+    /// came to one.
+    fn finish_call(&mut self, thread: pid_t) -> Result<Option<i64>> {
         sys::resume_to_syscall(thread)?;
         match self.wait_for(thread)? {
-            Status::Syscall => sys::resume(thread, 0),
+            Status::Syscall => {
+                let result = sys::registers(thread)?.rax.cast_signed();
+                sys::resume(thread, 0)?;
+                Ok(Some(result))
+            }
             other => {
                 self.queue.push_back((thread, other));
-                Ok(())
+                Ok(None)
             }
         }
+    }
+
+    /// A thread puts itself, or its process, under a filter. From then on it and what it starts make no calls of ours.
+    fn sandbox(&mut self, thread: pid_t) -> Result<()> {
+        if self.finish_call(thread)?.is_some_and(|result| result < 0) {
+            return Ok(());
+        }
+        let tasks = std::fs::read_dir(format!("/proc/{thread}/task")).into_iter().flatten();
+        let tasks = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+        for task in tasks.chain([thread]) {
+            self.threads.entry(task).or_insert(Thread::NEW).sandboxed = true;
+        }
+        Ok(())
     }
 
     /// A file mapped by the 32-bit interface: left to the page cache, and counted.
@@ -207,21 +233,23 @@ impl Tracer<'_> {
     fn executed(&mut self, thread: pid_t) -> Result<()> {
         // All other threads of the process are gone, and this one has the process's number now.
         let former = pid_t::try_from(sys::event_message(thread)?).unwrap_or(thread);
-        self.threads.remove(&former);
-        self.threads.insert(thread, Thread { files_shared: false, stub: None });
+        // A filter outlives the program.
+        let sandboxed = self.threads.remove(&former).is_some_and(|thread| thread.sandboxed);
+        self.threads.insert(thread, Thread { files_shared: false, stub: None, sandboxed });
         self.report.programs += 1;
         self.exec(thread)
     }
 
     fn forked(&mut self, thread: pid_t) -> Result<()> {
         if let Ok(child) = pid_t::try_from(sys::event_message(thread)?) {
-            let shared = sys::share_files(thread, child);
-            let parent = self.threads.entry(thread).or_insert(Thread { files_shared: true, stub: None });
+            let shared = shares_files(&sys::registers(thread)?);
+            let parent = self.threads.entry(thread).or_insert(Thread::NEW);
             parent.files_shared |= shared;
-            let stub = parent.stub;
-            let known = self.threads.entry(child).or_insert(Thread { files_shared: true, stub: None });
+            let Thread { stub, sandboxed, .. } = *parent;
+            let known = self.threads.entry(child).or_insert(Thread::NEW);
             // It may have executed a program already, which has a page of its own.
-            *known = Thread { files_shared: shared, stub: known.stub.or(stub) };
+            let stub = known.stub.or(stub);
+            *known = Thread { files_shared: shared, stub, sandboxed: sandboxed || known.sandboxed };
         }
         sys::resume(thread, 0)
     }
@@ -229,4 +257,22 @@ impl Tracer<'_> {
     fn files_shared(&self, thread: pid_t) -> bool {
         self.threads.get(&thread).is_none_or(|thread| thread.files_shared)
     }
+
+    fn sandboxed(&self, thread: pid_t) -> bool {
+        self.threads.get(&thread).is_some_and(|thread| thread.sandboxed)
+    }
+}
+
+/// Whether the call that starts a process or thread lets it use the same table of descriptors.
+fn shares_files(call: &Registers) -> bool {
+    const X32: u64 = 0x4000_0000;
+    // Numbers of one interface that are the same in another are not of calls that start something there.
+    let flags = match call.orig_rax & !X32 {
+        56 => call.rdi,
+        120 => call.rbx,
+        // fork, vfork
+        57 | 58 | 2 | 190 => 0,
+        _ => return true,
+    };
+    flags & u64::from(libc::CLONE_FILES.unsigned_abs()) != 0
 }

@@ -96,7 +96,7 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {
             main: pid,
-            threads: HashMap::from([(pid, Thread { files_shared: false, stub: None })]),
+            threads: HashMap::from([(pid, Thread { files_shared: false, ..Thread::NEW })]),
             queue: VecDeque::new(),
             listener,
             segment,

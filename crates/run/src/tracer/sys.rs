@@ -165,13 +165,6 @@ pub(super) fn read_memory(process: pid_t, address: u64, to: &mut [u8]) -> Result
     usize::try_from(count).map_err(|_| Gone)
 }
 
-/// Whether two threads share their table of descriptors; also when that cannot be known.
-pub(super) fn share_files(one: pid_t, other: pid_t) -> bool {
-    const KCMP_FILES: c_int = 2;
-    // SAFETY: the call takes numbers only.
-    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0usize, 0usize) <= 0 }
-}
-
 /// Sends a signal to a process, or to that of a thread.
 pub(super) fn kill(process: pid_t, signal: c_int) {
     if process > 0 {

@@ -41,16 +41,19 @@ impl Image {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = directory.path().join("tree");
+        // For a program that loads a library by its name.
+        add_program(&tree, Path::new("/lib/x86_64-linux-gnu/libm.so.6"));
         for program in PROGRAMS.iter().filter(|program| Path::new(program).exists()) {
             add_program(&tree, Path::new(program));
         }
         fs::create_dir_all(tree.join("data")).unwrap();
-        for name in ["traps", "processes", "cached"] {
+        for name in ["traps", "processes", "cached", "guards"] {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name).with_extension("c");
             for (suffix, flag) in [("", "-pie"), ("-static", "-static")] {
                 let to = tree.join("bin").join(format!("{name}{suffix}"));
                 let mut cc = Command::new("cc");
-                cc.args(["-O1", "-w", "-pthread", flag, "-o"]).arg(&to).arg(&source);
+                let kind = if suffix.is_empty() { "-DDYNAMIC" } else { "-DSTATIC" };
+                cc.args(["-O1", "-w", "-pthread", kind, flag, "-o"]).arg(&to).arg(&source);
                 assert!(cc.status().unwrap().success(), "cc {name}");
             }
         }
