@@ -88,6 +88,22 @@ fn when_the_runner_is_killed_nothing_is_left() {
     }
 }
 
+#[test]
+fn through_the_page_cache_too_nothing_is_left_at_the_end() {
+    let script = "readlink_user() { ls -l /proc/$1/ns/user; }; (setsid sleep 4716 & :); (sleep 4716 & :); \
+        readlink_user $$; trap '' TERM; sleep 4716 & exit 5";
+    let output = image().command(&["-c", "bash", "-c", script]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    let name = &said[said.find("user:[").unwrap_or_else(|| panic!("{said}"))..].trim();
+    for pid in processes() {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/user")).unwrap_or_default();
+        // A dead one that nobody has waited for yet has no program any more.
+        let program = fs::read_link(format!("/proc/{pid}/exe"));
+        assert!(namespace != Path::new(name) || program.is_err(), "{pid} is left: {program:?}");
+    }
+}
+
 fn processes() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
