@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use xip_image::Phase;
 
 use crate::failure::Failure;
+use crate::output::count;
 use crate::signals::Interrupt;
 
 /// How long work may take before it is worth a bar.
@@ -85,9 +86,9 @@ impl Progress {
         let Some((last, since)) = std::mem::replace(&mut *phase, next) else { return };
         let (time, done) = (since.elapsed(), self.bar.position());
         match last {
-            Phase::Scan => tracing::info!("looked at {done} entries of the directory in {time:.1?}"),
-            Phase::Names => tracing::info!("made {done} names in {time:.1?}"),
-            Phase::Data => tracing::info!("copied {done} bytes of data in {time:.1?}"),
+            Phase::Scan => tracing::info!("found {} in {time:.1?}", count(done, "entry", "entries")),
+            Phase::Names => tracing::info!("made {} in {time:.1?}", count(done, "name", "names")),
+            Phase::Data => tracing::info!("copied {} of data in {time:.1?}", count(done, "byte", "bytes")),
             Phase::Sync => tracing::info!("waited {time:.1?} for the storage"),
         }
     }

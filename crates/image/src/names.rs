@@ -45,6 +45,7 @@ pub(crate) fn create<D: Device, E: Env>(
             }
         }
     }
+    progress.advance(tree.names.len() as u64 % 1024);
     let made: Option<Vec<InodeNo>> = inodes.into_iter().collect();
     let made = made.ok_or(Error::TooLarge { what: "the source gave a file without a name" })?;
     for (node, &inode) in tree.nodes.iter().zip(&made) {

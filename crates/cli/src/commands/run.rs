@@ -143,9 +143,12 @@ impl Args {
         }
         let outcome = outcome.map_err(|error| self.failure(error))?;
         let Report { programs, mappings_in_place, bytes_in_place, .. } = outcome.report;
+        let end = match outcome.end {
+            End::Exited(status) => format!("with status {status}"),
+            End::Signalled(signal) => format!("by signal {signal}"),
+        };
         tracing::info!(
-            "the program ended ({:?}) after {:.1?}: {} started, {bytes_in_place} bytes in place in {}",
-            outcome.end,
+            "the program ended {end} after {:.1?}: {} started, {bytes_in_place} bytes in place in {}",
             start.elapsed(),
             count(programs, "program", "programs"),
             count(mappings_in_place, "mapping", "mappings")
@@ -163,6 +166,12 @@ impl Args {
         let in_place = if self.page_cache { "from the page cache" } else { "in place" };
         tracing::info!("running {:?} {in_place}, from segment {} ({} bytes)", self.program, info.name, info.size);
         tracing::debug!("the segment is {}, of content {}", info.image.display(), info.content);
+        // To find out takes processes: only for those who want to know.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let missing: Vec<_> = xip_run::prerequisites(self.page_cache).iter().map(ToString::to_string).collect();
+            let missing = if missing.is_empty() { "nothing".to_owned() } else { missing.join("; ") };
+            tracing::debug!("missing here for this: {missing}");
+        }
         let root = if self.root == RootMode::Overlay { "an overlay" } else { "read-only" };
         tracing::debug!(
             "the volume is served over FUSE as the root directory, {root}; the program starts in {workdir}"
