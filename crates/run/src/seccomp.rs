@@ -137,6 +137,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     let mut f = Filter::default();
     // io_uring could read from a descriptor of ours while its thread is stopped; clone3 hides its flags in memory. Both
     // are as in a kernel that does not have them, and programs go on without. The numbers are those of all interfaces.
+    // So is rseq, by which a thread that comes back from a call of ours would go on in the program's code and not in ours.
     let absent = |f: &mut Filter| [425, 426, 427, 435].map(|number| f.when(BPF_JEQ, number, To::NoCall, To::Next));
     f.load(ARCH);
     f.when(BPF_JEQ, ARCH_X86_64, To::Native, To::Next);
@@ -151,6 +152,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JEQ, 354, To::Seccomp, To::Next);
     f.when(BPF_JEQ, 172, To::Prctl, To::Next);
     f.when(BPF_JEQ, 120, To::Clone, To::Next);
+    f.when(BPF_JEQ, 386, To::NoCall, To::Next);
     absent(&mut f);
     f.when(BPF_JEQ, 0, To::Allow, To::Allow);
 
@@ -166,6 +168,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
         f.when(BPF_JEQ, 317, To::Seccomp, To::Next);
         f.when(BPF_JEQ, 157, To::Prctl, To::Next);
         f.when(BPF_JEQ, 56, To::Clone, To::Next);
+        f.when(BPF_JEQ, 334, To::NoCall, To::Next);
         absent(f);
     };
     calls(&mut f);
@@ -353,6 +356,9 @@ mod tests {
             assert_eq!(native(number | X32, [0; 6]), refused(libc::ENOSYS));
             assert_eq!(judge(ARCH_I386, number, [0; 6]), refused(libc::ENOSYS));
         }
+        assert_eq!(native(334, [0; 6]), refused(libc::ENOSYS));
+        assert_eq!(native(334 | X32, [0; 6]), refused(libc::ENOSYS));
+        assert_eq!(judge(ARCH_I386, 386, [0; 6]), refused(libc::ENOSYS));
         for (flags, expected) in [(0x0080_0011, refused(libc::EPERM)), (0x11, ALLOW), (0x003d_0f00, ALLOW)] {
             assert_eq!(native(56, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(native(56 | X32, [flags, 0, 0, 0, 0, 0]), expected);
