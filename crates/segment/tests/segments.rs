@@ -56,6 +56,15 @@ impl World {
         command
     }
 
+    /// Removes a segment that nobody uses. Where tests are threads of one process, a program that another test starts has
+    /// all our descriptors for a moment, between fork and exec.
+    fn remove(&self, name: &str) {
+        until("nobody uses it", || match self.store().remove(name, false) {
+            Err(Error::InUse { .. }) => false,
+            other => other.map(|()| true).unwrap(),
+        });
+    }
+
     /// A process that has read the first `bytes` of a segment in place, and keeps it mapped.
     fn user(&self, name: &str, bytes: usize) -> User {
         Self::start(self.command(&["use", name, &bytes.to_string()]))
@@ -218,7 +227,7 @@ fn the_same_image_twice_is_the_same_segment() {
     assert_eq!((other.outcome, other.segment.id(), other.segment.name()), (Outcome::Same, first.id(), "b"));
     let id = first.id();
     drop((first, other));
-    world.store().remove("a", false).unwrap();
+    world.remove("a");
     assert_eq!(world.store().get("b").unwrap().id(), id);
 }
 
@@ -235,7 +244,7 @@ fn an_image_that_did_not_change_is_not_read_again_and_a_changed_one_is() {
     // Just written: a second change could carry the same time, so nothing is concluded from it.
     assert_eq!(read(), (Some(Outcome::New), size));
     assert_eq!(read(), (Some(Outcome::Same), size));
-    world.store().remove("a", false).unwrap();
+    world.remove("a");
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(read(), (Some(Outcome::New), size));
     assert_eq!(read(), (Some(Outcome::Same), 0));
@@ -374,7 +383,7 @@ fn one_holder_that_cannot_be_asked_does_not_keep_the_others() {
     assert_eq!((again.outcome, again.segment.name()), (Outcome::Same, "a"));
     assert_eq!(world.load(&world.image("new", 10, 9), None).unwrap().outcome, Outcome::New);
     drop(again);
-    world.store().remove("a", false).unwrap();
+    world.remove("a");
     // To load what is perhaps the same takes no part in the trouble either, unless it wants that very name.
     assert_eq!(world.load(&world.image("b2", 10, 1), None).unwrap().outcome, Outcome::New);
     assert!(matches!(world.load(&world.image("b", 10, 1), None), Err(Error::Silent { .. })));
@@ -474,7 +483,7 @@ fn a_segment_in_use_is_not_removed_unless_forced_and_the_users_are_named() {
     assert_eq!(world.load(&image, None).unwrap().outcome, Outcome::New);
     drop(user.0.stdin.take());
     assert!(user.0.wait().unwrap().success());
-    world.store().remove("a", false).unwrap();
+    world.remove("a");
 }
 
 #[test]
@@ -738,7 +747,7 @@ fn huge_pages_are_used_where_the_kernel_allows_them_and_said_where_not() {
     assert_eq!(huge.bytes, 0);
     assert!(huge.why_not.unwrap().contains("deny"));
     drop(segment);
-    world.store().remove("a", false).unwrap();
+    world.remove("a");
 
     for value in ["advise", "always"] {
         std::fs::write(HugeSetting::FILE, value).unwrap();
@@ -746,7 +755,7 @@ fn huge_pages_are_used_where_the_kernel_allows_them_and_said_where_not() {
         let huge = segment.huge().unwrap();
         assert_eq!((huge.bytes, huge.why_not), (4 << 20, None), "{value}");
         drop(segment);
-        world.store().remove("a", false).unwrap();
+        world.remove("a");
     }
     drop(setting);
 }
