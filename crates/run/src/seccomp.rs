@@ -2,8 +2,8 @@
 //! run at full speed, and the kernel remembers that: for numbers that are judged without a look at their arguments it
 //! does not even run the filter.
 
-use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MISC, BPF_RET};
-use libc::{BPF_TAX, BPF_W, BPF_X, sock_filter};
+use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
+use libc::{BPF_W, sock_filter};
 
 const ARCH_X86_64: u32 = 0xc000_003e;
 const ARCH_I386: u32 = 0x4000_0003;
@@ -24,9 +24,9 @@ pub(crate) enum Stop {
     /// `mmap` of a file by the 32-bit interface.
     Mmap32,
     /// `mremap` to a larger size.
-    Grow,
+    Mremap,
     /// The same by the 32-bit interface.
-    Grow32,
+    Mremap32,
     /// `remap_file_pages`, which could show other pages of what is mapped.
     Remap,
     /// `ptrace`.
@@ -40,7 +40,7 @@ pub(crate) enum Stop {
 impl Stop {
     pub(crate) fn from_data(data: u64) -> Option<Self> {
         use Stop::*;
-        let all = [Injected, Mmap, Mmap32, Grow, Grow32, Remap, Ptrace, TakeFd, Sandbox];
+        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, TakeFd, Sandbox];
         all.into_iter().find(|&stop| stop as u64 == data)
     }
 }
@@ -56,9 +56,8 @@ enum To {
     Mmap,
     Mmap32,
     Mmap32Old,
-    Grow,
-    GrowLow,
-    Grow32,
+    Mremap,
+    Mremap32,
     Remap,
     Ptrace,
     TakeFd,
@@ -145,7 +144,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.load(NUMBER);
     f.when(BPF_JEQ, 192, To::Mmap32, To::Next);
     f.when(BPF_JEQ, 90, To::Mmap32Old, To::Next);
-    f.when(BPF_JEQ, 163, To::Grow32, To::Next);
+    f.when(BPF_JEQ, 163, To::Mremap32, To::Next);
     f.when(BPF_JEQ, 257, To::Remap, To::Next);
     f.when(BPF_JEQ, 26, To::Ptrace, To::Next);
     f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
@@ -160,7 +159,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.load(NUMBER);
     let calls = |f: &mut Filter| {
         f.when(BPF_JEQ, 9, To::Mmap, To::Next);
-        f.when(BPF_JEQ, 25, To::Grow, To::Next);
+        f.when(BPF_JEQ, 25, To::Mremap, To::Next);
         f.when(BPF_JEQ, 216, To::Remap, To::Next);
         f.when(BPF_JEQ, 101, To::Ptrace, To::Next);
         f.when(BPF_JEQ, 521, To::Ptrace, To::Next); // x32's own number
@@ -191,32 +190,14 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
     f.label(To::Mmap32Old);
     f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap32 as u32);
-    f.label(To::Grow32);
-    f.load(low(1));
-    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
-    f.load(low(2));
-    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
-    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow32 as u32);
-
     f.label(To::Mmap);
     f.load(high(4));
     f.when(BPF_JEQ, cookie, To::Allow, To::Next);
     f.load(low(3));
     f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
     f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap as u32);
-    f.label(To::Grow);
-    f.load(high(1));
-    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
-    f.load(high(2));
-    f.put(BPF_JMP | BPF_JEQ | BPF_X, 0, To::GrowLow, To::Next);
-    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
-    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow as u32);
-    f.label(To::GrowLow);
-    f.load(low(1));
-    f.put(BPF_MISC | BPF_TAX, 0, To::Next, To::Next);
-    f.load(low(2));
-    f.put(BPF_JMP | BPF_JGT | BPF_X, 0, To::Next, To::Allow);
-    f.ret(libc::SECCOMP_RET_TRACE | Stop::Grow as u32);
+    f.trace(To::Mremap, Stop::Mremap);
+    f.trace(To::Mremap32, Stop::Mremap32);
     f.trace(To::Remap, Stop::Remap);
     f.trace(To::Ptrace, Stop::Ptrace);
     f.trace(To::TakeFd, Stop::TakeFd);
@@ -312,21 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn mremap_stops_when_it_grows() {
-        for (old, new, grows) in [
-            (4096, 8192, true),
-            (8192, 4096, false),
-            (4096, 4096, false),
-            (0, 4096, true),
-            (0xffff_f000, 0x1_0000_0000, true),
-            (0x1_0000_0000, 0xffff_f000, false),
-            (0x1_0000_1000, 0x1_0000_2000, true),
-            (0x1_0000_2000, 0x1_0000_1000, false),
-        ] {
-            let expected = if grows { stop(Stop::Grow) } else { ALLOW };
-            assert_eq!(native(25, [4096, old, new, 0, 0, 0]), expected, "{old:#x} {new:#x}");
+    fn every_mremap_stops() {
+        for (old, new) in [(4096, 8192), (8192, 4096), (4096, 4096), (0, 4096)] {
+            assert_eq!(native(25, [4096, old, new, 0, 0, 0]), stop(Stop::Mremap));
+            assert_eq!(native(25 | X32, [4096, old, new, 0, 0, 0]), stop(Stop::Mremap));
+            assert_eq!(judge(ARCH_I386, 163, [4096, old, new, 0, 0, 0]), stop(Stop::Mremap32));
         }
-        assert_eq!(judge(ARCH_I386, 163, [4096, 4096, 8192, 0, 0, 0]), stop(Stop::Grow32));
     }
 
     #[test]

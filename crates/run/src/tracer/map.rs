@@ -152,8 +152,10 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// A thread is about to let a mapping grow. One of the segment would grow into the next file's pages: refused.
-    pub(super) fn grow(&mut self, thread: pid_t, by_32_bit: bool) -> Result<()> {
+    /// A thread is about to move a mapping or to change its size. One of the segment would grow into the next file's pages:
+    /// refused. All others are made to their end before anything else is served: else another thread could move a mapping
+    /// of the segment to where this one was seen not to be, and it would grow there.
+    pub(super) fn mremap(&mut self, thread: pid_t, by_32_bit: bool) -> Result<()> {
         let registers = sys::registers(thread)?;
         let (address, old, new) = if by_32_bit {
             (registers.rbx & 0xffff_ffff, registers.rcx & 0xffff_ffff, registers.rdx & 0xffff_ffff)
@@ -161,14 +163,12 @@ impl<'a> Tracer<'a> {
             (registers.rdi, registers.rsi, registers.rdx)
         };
         let (old, new) = (old.div_ceil(PAGE_BYTES), new.div_ceil(PAGE_BYTES));
-        if old == new && old > 0 {
-            return sys::resume(thread, 0);
-        }
-        let Some((end, offset)) = self.segment_mapping(thread, address) else { return sys::resume(thread, 0) };
-        // A second mapping of what is mapped is no growth.
-        if old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end {
-            return sys::resume(thread, 0);
-        }
+        // With an old size of 0 it makes a second mapping: no growth as long as it ends where the first does.
+        let in_segment = if new > old { self.segment_mapping(thread, address) } else { None };
+        let fits = |end| old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end;
+        let Some((_, offset)) = in_segment.filter(|&(end, _)| !fits(end)) else {
+            return self.finish_call(thread).map(|_| ());
+        };
         let bytes = (new - old).saturating_mul(PAGE_BYTES);
         if let Some(ino) = self.owner(offset / PAGE_BYTES) {
             self.files.count_left(ino, Reason::GrowthRefused, bytes);

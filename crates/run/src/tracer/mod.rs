@@ -1,7 +1,7 @@
 //! The tracer: the only part that touches the processes that run in place, and the only one with unsafe code.
 //!
 //! One thread waits for all traced threads and serves one stop after the other. A filter in the kernel
-//! ([`crate::seccomp`]) lets them stop for few things only: a file is mapped, a mapping grows, a program is executed, a
+//! ([`crate::seccomp`]) lets them stop for few things only: a file is mapped, a mapping is moved, a program is executed, a
 //! process begins or ends, a signal arrives.
 
 mod child;
@@ -168,8 +168,8 @@ impl Tracer<'_> {
         match Stop::from_data(sys::event_message(thread)?) {
             Some(Stop::Mmap) => self.mmap(thread),
             Some(Stop::Mmap32) => self.mmap_32(thread),
-            Some(Stop::Grow) => self.grow(thread, false),
-            Some(Stop::Grow32) => self.grow(thread, true),
+            Some(Stop::Mremap) => self.mremap(thread, false),
+            Some(Stop::Mremap32) => self.mremap(thread, true),
             Some(Stop::Remap) => self.remap(thread),
             Some(Stop::Ptrace) => {
                 if self.report.refused_ptrace == 0 {
