@@ -241,23 +241,19 @@ mod tests {
                 if offset.is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         };
-        let (mut a, mut x, mut pc) = (0, 0, 0);
+        let (mut a, mut pc) = (0, 0);
         loop {
             let insn = filter[pc];
             pc += 1;
             let code = u32::from(insn.code);
-            let other = if code & BPF_X != 0 { x } else { insn.k };
-            let holds = match code & 0xf7 {
+            let other = insn.k;
+            let holds = match code {
                 c if c == BPF_LD | BPF_W | BPF_ABS => {
                     a = word(insn.k);
                     continue;
                 }
                 c if c == BPF_ALU | BPF_AND => {
                     a &= insn.k;
-                    continue;
-                }
-                c if c == BPF_MISC | BPF_TAX => {
-                    x = a;
                     continue;
                 }
                 c if c == BPF_RET => return insn.k,
