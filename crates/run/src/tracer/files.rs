@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 use xip::{File, InodeNo, PageIndex, Volume};
 
 /// Where the program's files are, as the child told. The runner itself may not look at files of the mount: FUSE answers
@@ -50,17 +51,21 @@ pub(super) struct Files<'a> {
     volume: &'a Volume,
     mounts: Mounts,
     known: HashMap<u64, Known>,
+    /// The mount namespace of the run.
+    home: Option<PathBuf>,
 }
 
 impl<'a> Files<'a> {
     pub(super) fn new(volume: &'a Volume, mounts: Mounts) -> Self {
-        Self { volume, mounts, known: HashMap::new() }
+        Self { volume, mounts, known: HashMap::new(), home: None }
     }
 
     /// What descriptor `fd` of a thread is.
     pub(super) fn of_fd(&mut self, thread: i32, fd: i32) -> Found {
         let Some(info) = FdInfo::of(thread, fd) else { return Found::Other };
-        if !info.readable || info.mount_id != self.mounts.mount_id && !self.is_root(thread, info.mount_id) {
+        let elsewhere = info.mount_id != self.mounts.mount_id;
+        // The overlay gives numbers of its own: one that a program has mounted elsewhere may be that of another file below.
+        if !info.readable || elsewhere && (self.mounts.upper.is_some() || !self.is_root(thread, info.mount_id)) {
             return Found::Other;
         }
         let path = || readlink(format!("/proc/{thread}/fd/{fd}"), Vec::new());
@@ -72,12 +77,20 @@ impl<'a> Files<'a> {
     }
 
     /// What is mapped, by a line of `/proc/PID/maps`.
-    pub(super) fn of_mapping(&mut self, device: u64, ino: u64, path: &[u8]) -> Found {
-        match (device == self.mounts.device, &self.mounts.upper) {
+    pub(super) fn of_mapping(&mut self, thread: i32, device: u64, ino: u64, path: &[u8]) -> Found {
+        match (device == self.mounts.device, self.mounts.upper.is_some()) {
             (false, _) => Found::Other,
-            (true, None) => self.ours(ino, path),
-            (true, Some(_)) => self.below(path, ino),
+            (true, false) => self.ours(ino, path),
+            (true, true) if !self.is_at_home(thread) => Found::Other,
+            (true, true) => self.below(path, ino),
         }
+    }
+
+    /// Whether a thread sees the mounts that the run began with: in a namespace of its own, a path may be another file.
+    /// The first one that is asked about is the program itself.
+    fn is_at_home(&mut self, thread: i32) -> bool {
+        let Ok(now) = std::fs::read_link(format!("/proc/{thread}/ns/mnt")) else { return false };
+        *self.home.get_or_insert_with(|| now.clone()) == now
     }
 
     /// Whether a mount that is not the root is of the same file system: a program has made a namespace of its own.

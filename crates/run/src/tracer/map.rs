@@ -92,7 +92,7 @@ impl<'a> Tracer<'a> {
             if mapping.path == b"[vdso]" {
                 vdso = Some(mapping);
             }
-            match self.files.of_mapping(mapping.device, mapping.ino, mapping.path) {
+            match self.files.of_mapping(thread, mapping.device, mapping.ino, mapping.path) {
                 Found::Other => {}
                 Found::CopiedUp(ino) => self.files.count_left(ino, Reason::CopiedUp, mapping.end - mapping.start),
                 Found::Ours(ino) if self.sandboxed(thread) => {
@@ -222,8 +222,11 @@ fn request(mapping: &Mapping<'_>) -> Request {
 fn map(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan, stub: Option<u64>) -> Result<()> {
     let kind =
         if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+    // What the kernel would refuse it is to refuse: other types of mappings, and those that ask for more of a file.
+    let types = [libc::MAP_PRIVATE, libc::MAP_SHARED, libc::MAP_SHARED_VALIDATE].map(flag);
+    let plain = types.contains(&(own.r10 & flag(libc::MAP_TYPE))) && own.r10 & flag(libc::MAP_SYNC) == 0;
     let whole = match *plan.pieces {
-        [piece] if piece.at == 0 && piece.len == own.rsi.next_multiple_of(PAGE_BYTES) => Some(piece),
+        [piece] if plain && piece.at == 0 && piece.len == own.rsi.next_multiple_of(PAGE_BYTES) => Some(piece),
         _ => None,
     };
     if let (Some(stub), Some(piece)) = (stub, whole) {
