@@ -5,8 +5,9 @@ mod common;
 use common::{image, is_root, run, runner};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 #[test]
@@ -90,18 +91,27 @@ fn when_the_runner_is_killed_nothing_is_left() {
 
 #[test]
 fn through_the_page_cache_too_nothing_is_left_at_the_end() {
-    let script = "readlink_user() { ls -l /proc/$1/ns/user; }; (setsid sleep 4716 & :); (sleep 4716 & :); \
-        readlink_user $$; trap '' TERM; sleep 4716 & exit 5";
-    let output = image().command(&["-c", "bash", "-c", script]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(5), "{said}");
-    let name = &said[said.find("user:[").unwrap_or_else(|| panic!("{said}"))..].trim();
+    // It waits for what never comes, and needs nothing of the mount for that.
+    let script = "ls -l /proc/$$/ns/user; exec 4<&0; { trap '' HUP TERM; read line <&4; } & exit 5";
+    // Into a file: what is left would keep a pipe open.
+    let mut file = tempfile::tempfile().unwrap();
+    let mut command = image().command(&["-c", "bash", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let never = child.stdin.take();
+    let status = child.wait().unwrap();
+    file.rewind().unwrap();
+    let mut said = String::new();
+    file.read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(5), "{said}");
+    let name = said[said.find("user:[").unwrap_or_else(|| panic!("{said}"))..].trim();
     for pid in processes() {
         let namespace = fs::read_link(format!("/proc/{pid}/ns/user")).unwrap_or_default();
         // A dead one that nobody has waited for yet has no program any more.
         let program = fs::read_link(format!("/proc/{pid}/exe"));
         assert!(namespace != Path::new(name) || program.is_err(), "{pid} is left: {program:?}");
     }
+    drop(never);
 }
 
 fn processes() -> impl Iterator<Item = i32> {

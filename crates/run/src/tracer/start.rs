@@ -12,8 +12,10 @@ use crate::options::Options;
 use crate::report::{End, Outcome, Report};
 use crate::{prerequisites, seccomp};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -112,9 +114,12 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         };
         tracer.run()
     } else {
+        let namespace = UserNamespace::of(pid).map_err(setup("look at the program's namespace"))?;
         child.go()?;
         drop(mounts);
-        (wait_untraced(pid), Report { programs: 1, ..Report::default() })
+        let end = wait_untraced(pid);
+        namespace.end();
+        (end, Report { programs: 1, ..Report::default() })
     };
     // A message that is left is of a child that could not become the program.
     match child.channel.receive() {
@@ -137,6 +142,44 @@ pub(crate) fn trial(traced: bool) -> Result<(), Error> {
         child.expect(says::FILTERED, OsStr::new(""))?;
     }
     Ok(())
+}
+
+/// The user namespace of a run, which each of its processes is in that has made none of its own. It cannot be left.
+struct UserNamespace {
+    name: PathBuf,
+    /// It is this one as long as it is held.
+    _held: File,
+}
+
+impl UserNamespace {
+    fn of(pid: libc::pid_t) -> io::Result<Self> {
+        let path = format!("/proc/{pid}/ns/user");
+        Ok(Self { _held: File::open(&path)?, name: std::fs::read_link(path)? })
+    }
+
+    /// Kills what is left in it. What is started meanwhile is found by the next look; what is dead has no memory and
+    /// waits for its parent only.
+    fn end(&self) {
+        while self.kill_all() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether there was anything.
+    fn kill_all(&self) -> bool {
+        let mut any = false;
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            // Held before it is looked at, it is no other process when it is killed.
+            let Some(held) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { continue };
+            if std::fs::read_link(entry.path().join("ns/user")).is_ok_and(|name| name == self.name) {
+                // A dead one has no program any more.
+                let alive = std::fs::read_link(entry.path().join("exe")).is_ok();
+                any |= pidfd_send_signal(held, Signal::KILL).is_ok() && alive;
+            }
+        }
+        any
+    }
 }
 
 fn wait_untraced(pid: libc::pid_t) -> End {
