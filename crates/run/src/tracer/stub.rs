@@ -7,10 +7,11 @@
 
 use super::sys;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, Mode, OFlags, ftruncate, memfd_create, open};
-use rustix::io::pwrite;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, open};
 use std::io;
 use std::os::fd::AsRawFd;
+use xip_core::Device;
+use xip_segment::{Access, MappedFile};
 
 pub(super) const SIZE: u64 = 4096;
 const TABLE: u64 = 128;
@@ -65,17 +66,22 @@ pub(super) struct Entry {
 /// The runner's side of the page.
 #[derive(Debug)]
 pub(super) struct Stub {
-    memory: OwnedFd,
+    memory: MappedFile,
     for_programs: OwnedFd,
 }
 
 impl Stub {
     pub(super) fn new() -> io::Result<Self> {
-        let memory = memfd_create("xip-calls", MemfdFlags::CLOEXEC)?;
-        ftruncate(&memory, SIZE)?;
-        pwrite(&memory, &CODE, 0)?;
-        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        let file = memfd_create("xip-calls", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, SIZE)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let for_programs = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let memory = MappedFile::open(file, Access::ReadWrite).map_err(io::Error::other)?;
+        // From here on nobody can write it but by the mapping just made: a program that sees the descriptor of another
+        // could open it anew by `/proc`, to write.
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        fcntl_add_seals(memory.fd(), seals)?;
+        memory.write(0, &CODE).map_err(io::Error::other)?;
         Ok(Self { memory, for_programs })
     }
 
@@ -98,7 +104,7 @@ impl Stub {
                 bytes.extend_from_slice(&word.to_ne_bytes());
             }
         }
-        pwrite(&self.memory, &bytes, TABLE)?;
+        self.memory.write(TABLE, &bytes).map_err(io::Error::other)?;
         Ok(TABLE)
     }
 }
