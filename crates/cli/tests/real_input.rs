@@ -219,3 +219,78 @@ fn first_difference(found: &str, expected: &str) -> String {
     let lengths = format!("{} and {} bytes", found.len(), expected.len());
     differs.map_or(lengths, |(found, expected)| format!("found    {found}\nexpected {expected}"))
 }
+
+/// Run inside: starts each program so that it waits for its input, and asks the kernel about all of them. Of `smaps` the
+/// resident text, by whether it is the segment's; of `cachestat` the pages that the mount has of any file.
+const ASK_THE_KERNEL: &str = r#"
+import ctypes, glob, json, os, stat, subprocess, time
+compiler = glob.glob('/usr/lib/gcc/*/*/cc1')[0]
+waiting = {
+    'python3': ['python3', '-c', 'import json, re, ssl, sys; sys.stdout.write("."); sys.stdout.flush(); input()'],
+    'bash': ['bash', '-c', 'printf .; read line'],
+    'perl': ['perl', '-MPOSIX', '-e', '$| = 1; print "."; <STDIN>'],
+    'git': ['sh', '-c', 'git init -q /tmp/r; printf .; cd /tmp/r; exec git hash-object --stdin'],
+    'gcc': ['sh', '-c', 'printf .; exec "$0" -quiet - -o /dev/null', compiler],
+}
+found = {}
+for name, command in waiting.items():
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program.stdout.read(1)
+    while 'S' not in open(f'/proc/{program.pid}/stat').read().rsplit(')', 1)[1].split()[0] or \
+            open(f'/proc/{program.pid}/comm').read().strip() == 'sh':
+        time.sleep(0.01)
+    time.sleep(0.3)
+    text = [0, 0]
+    mapped = 0
+    for line in open(f'/proc/{program.pid}/smaps'):
+        field = line.split()
+        if '-' in field[0] and not field[0].endswith(':'):
+            ours = '/memfd:xip:' in line
+            executable = 'x' in field[1] and field[4] != '0' and '/memfd:xip-calls' not in line
+        elif field[0] == 'Rss:':
+            resident = int(field[1]) << 10
+            mapped += resident if ours else 0
+            if executable:
+                text[not ours] += resident
+    found[name] = {'segment': text[0], 'elsewhere': text[1], 'mapped': mapped}
+    program.stdin.close()
+    program.wait()
+libc = ctypes.CDLL(None, use_errno=True)
+cached = files = 0
+device = os.stat('/usr').st_dev
+for root, _, names in os.walk('/usr'):
+    for name in names:
+        path = os.path.join(root, name)
+        if stat.S_ISREG(os.lstat(path).st_mode) and os.lstat(path).st_dev == device:
+            fd = os.open(path, os.O_RDONLY)
+            pages = (ctypes.c_uint64 * 5)()
+            assert libc.syscall(451, fd, (ctypes.c_uint64 * 2)(), pages, 0) == 0, os.strerror(ctypes.get_errno())
+            cached += pages[0] << 12
+            files += 1
+            os.close(fd)
+print(json.dumps({'programs': found, 'cached': cached, 'files': files}))
+"#;
+
+/// The figures that count are the kernel's: at least 95 % of the resident text of program, interpreter and libraries is the
+/// segment, and the mount's page cache is at most 5 % of what is mapped in place.
+#[test]
+fn the_kernel_says_that_text_is_the_segment_and_the_page_cache_is_almost_empty() {
+    let Some(tree) = debian() else { return };
+    let place = Place::new();
+    let image = build(&place, &tree, "debian.xip");
+    let mut run = place.xip(["run", "--rm"]);
+    run.arg(&image).args(["--", "python3", "-c", ASK_THE_KERNEL]);
+    let said = Ran::from(with_environment(&mut run).output().unwrap()).succeeds();
+    let found: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let mut mapped = 0;
+    for (program, figures) in found["programs"].as_object().unwrap() {
+        let (segment, elsewhere) = (number(&figures["segment"]), number(&figures["elsewhere"]));
+        assert!(segment > 512 << 10, "{program}: {found}");
+        assert!(segment * 100 >= (segment + elsewhere) * 95, "{program}: {found}");
+        mapped += number(&figures["mapped"]);
+    }
+    assert_eq!(found["programs"].as_object().unwrap().len(), 5);
+    assert!(number(&found["files"]) > 5000 && number(&found["cached"]) * 20 <= mapped, "{found}");
+    println!("{found}");
+}

@@ -6,14 +6,13 @@
 //! the kernel.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let (volume, segment): (xip::Volume, std::fs::File) = todo!();
-//! let mut options = xip_run::Options::new("python3");
-//! options.arguments = vec!["-c".into(), "print(6 * 7)".into()];
-//! let outcome = xip_run::run(&volume, &segment, &options)?;
-//! println!("{:?}, {} bytes in place", outcome.end, outcome.report.bytes_in_place);
-//! # Ok(())
-//! # }
+//! fn answer(volume: &xip::Volume, segment: &std::fs::File) -> Result<(), xip_run::Error> {
+//!     let mut options = xip_run::Options::new("python3");
+//!     options.arguments = vec!["-c".into(), "print(6 * 7)".into()];
+//!     let outcome = xip_run::run(volume, segment, &options)?;
+//!     println!("{:?}, {} bytes in place", outcome.end, outcome.report.bytes_in_place);
+//!     Ok(())
+//! }
 //! ```
 
 mod channel;
