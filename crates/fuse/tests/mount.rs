@@ -1,6 +1,8 @@
 //! The mount against the tree that its image was made of, seen by the kernel and by programs. Needs root, for mount(2),
 //! and `mke2fs`; says so where they are missing.
 
+// The same world as the tests of the library.
+#[path = "../../xip/tests/common/mod.rs"]
 mod common;
 
 use rustix::mm::{MapFlags, ProtFlags};

@@ -70,6 +70,7 @@ fn run() -> Result<bool, Error> {
     Ok(count == TEXT.len() + 2 && bytes[..2] == [0, 0] && bytes[2..count] == *TEXT)
 }
 
+// SAFETY: the declarations are those of the C library.
 #[link(name = "c")]
 unsafe extern "C" {
     fn write(to: c_int, bytes: *const c_void, len: usize) -> isize;
