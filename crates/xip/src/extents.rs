@@ -55,17 +55,21 @@ impl Runs {
         Self { runs: Box::default(), known: 0 }
     }
 
+    /// Where `want` pages from `index` on stand, when the file is in one run, as nearly every file is, and they are in it.
+    #[inline]
+    pub(crate) fn in_one(&self, index: u64, want: u64) -> Option<PageNo> {
+        let [one] = &*self.runs else { return None };
+        let within = index.checked_sub(one.index.0)?;
+        (within.checked_add(want)? <= one.run.count).then(|| PageNo(one.run.first.0 + within))
+    }
+
     /// What stands at `index`, `None` when that is not known.
     #[inline]
     pub(crate) fn at(&self, index: u64, want: u64) -> Option<Extent> {
         if index >= self.known {
             return None;
         }
-        // A file in one run, the usual one, needs no search.
-        let after = match &*self.runs {
-            [one] => usize::from(one.index.0 <= index),
-            runs => runs.partition_point(|placed| placed.index.0 <= index),
-        };
+        let after = self.runs.partition_point(|placed| placed.index.0 <= index);
         if let Some(placed) = after.checked_sub(1).map(|before| self.runs[before]) {
             let within = index - placed.index.0;
             if within < placed.run.count {
@@ -184,5 +188,18 @@ mod tests {
         assert_eq!(runs.at(9, 99), storage(7, 1));
         assert_eq!(runs.at(10, 99), Some(Extent::Hole(2)));
         assert_eq!(runs.at(12, 99), None);
+    }
+
+    #[test]
+    fn pages_are_in_one_run_only_when_all_are_in_the_only_one() {
+        let runs = Runs { runs: Box::new([placed(2, 50, 3)]), known: 12 };
+        assert_eq!(runs.in_one(1, 2), None);
+        assert_eq!(runs.in_one(2, 3), Some(PageNo(50)));
+        assert_eq!(runs.in_one(4, 1), Some(PageNo(52)));
+        assert_eq!(runs.in_one(4, 2), None);
+        assert_eq!(runs.in_one(5, 1), None);
+        assert_eq!(runs.in_one(4, u64::MAX), None);
+        assert_eq!(Runs { runs: Box::new([placed(0, 50, 3), placed(9, 7, 1)]), known: 12 }.in_one(0, 1), None);
+        assert_eq!(Runs::none().in_one(0, 1), None);
     }
 }

@@ -70,20 +70,55 @@ impl File {
     /// The volume is damaged where the bytes should be, or its device fails.
     #[inline]
     pub fn read_at(&self, to: &mut [u8], offset: u64) -> Result<usize> {
-        if self.in_place {
-            return Ok(ops::read(&self.kept(), offset, to)?);
+        match self.read_in_one(to, offset) {
+            Some(()) => Ok(to.len()),
+            None => self.read_pieces(to, offset),
         }
-        Ok(ops::read(&self.cached()?, offset, to)?)
     }
 
     /// Fills `to` from `offset` on.
     ///
     /// # Errors
     /// As [`File::read_at`]; the file ends before.
+    #[inline]
     pub fn read_exact_at(&self, to: &mut [u8], offset: u64) -> Result<()> {
+        match self.read_in_one(to, offset) {
+            Some(()) => Ok(()),
+            None => self.read_exact_pieces(to, offset),
+        }
+    }
+
+    /// The usual read, all of `to` in one copy; `None`, with nothing done, where it is not that.
+    ///
+    /// It stands apart so that next to nothing is saved on the stack on its way. Measured: twenty stores beside those of
+    /// the copy make a read of 4 KiB at random 10 % slower. While the processor waits for memory its stores wait too, and
+    /// it begins the next read only as long as there is room for more of them.
+    #[inline]
+    fn read_in_one(&self, to: &mut [u8], offset: u64) -> Option<()> {
+        if offset.checked_add(to.len() as u64)? > self.inode.size {
+            return None;
+        }
+        let (within, want) = span(offset, to.len());
+        // Runs are known only of a file in place, on a volume that cannot change: no lock, no size to sample, no atime.
+        let first = self.runs.get()?.in_one(PageIndex::of(offset).0, want)?;
+        let region = xip_core::Device::direct_access(self.volume.0.fs.device(), first, want).ok()?;
+        region.part(within, to.len())?.read(0, to);
+        Some(())
+    }
+
+    #[inline(never)]
+    fn read_pieces(&self, to: &mut [u8], offset: u64) -> Result<usize> {
+        if self.in_place {
+            return Ok(ops::read(&self.kept(), offset, to)?);
+        }
+        Ok(ops::read(&self.cached()?, offset, to)?)
+    }
+
+    #[inline(never)]
+    fn read_exact_pieces(&self, to: &mut [u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < to.len() {
-            match self.read_at(&mut to[done..], offset.saturating_add(done as u64))? {
+            match self.read_pieces(&mut to[done..], offset.saturating_add(done as u64))? {
                 0 => return Err(Error::Io(io::ErrorKind::UnexpectedEof.into())),
                 count => done += count,
             }
@@ -315,6 +350,7 @@ impl File {
 }
 
 /// Where in its page `offset` is, and how many pages `len` bytes from there touch.
+#[inline]
 fn span(offset: u64, len: usize) -> (usize, u64) {
     // The remainder is below 4096.
     let within = (offset % PAGE_BYTES) as usize;

@@ -130,13 +130,19 @@ fn reads_at_any_offset_give_the_file_and_not_a_byte_more() {
             let ours = volume.file(name).unwrap();
             let len = ours.len();
             for offset in [0, 1, 4000, 4095, 4096, 49_151, 49_152, 4_999_999, len.saturating_sub(7), len, len + 1] {
-                let (mut a, mut b) = ([7u8; 9000], [7u8; 9000]);
-                let mut got = 0;
-                while let Ok(count @ 1..) = theirs.read_at(&mut a[got..], offset + got as u64) {
-                    got += count;
+                for want in [0, 1, 6, 7, 8, 4096, 9000] {
+                    // Contract 3, read: 0 at or past the end, and never a byte of the buffer beyond it.
+                    let (mut a, mut b) = ([7u8; 9000], [7u8; 9000]);
+                    let mut got = 0;
+                    while let Ok(count @ 1..) = theirs.read_at(&mut a[got..want], offset + got as u64) {
+                        got += count;
+                    }
+                    assert_eq!(ours.read_at(&mut b[..want], offset).unwrap(), got, "{name}, {want} at {offset}");
+                    assert!(a == b, "{name}, {want} at {offset}");
+                    b.fill(7);
+                    assert_eq!(ours.read_exact_at(&mut b[..want], offset).is_ok(), got == want, "{name}");
+                    assert!(a == b, "{name}, exactly {want} at {offset}");
                 }
-                assert_eq!(ours.read_at(&mut b, offset).unwrap(), got, "{name} at {offset}");
-                assert!(a == b, "{name} at {offset}");
             }
         }
     }
