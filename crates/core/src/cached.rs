@@ -22,6 +22,24 @@ pub trait PageIo: Host {
         let _ = (index, within, from);
         Err(Error::ReadOnly.into())
     }
+
+    /// As [`Pages::allocate`].
+    ///
+    /// # Errors
+    /// The file system's; by default the volume cannot be written this way.
+    fn allocate_pages(&self, index: PageIndex, want: u64) -> Result<u64, Self::Error> {
+        let _ = (index, want);
+        Err(Error::ReadOnly.into())
+    }
+
+    /// As [`Pages::has_storage`]. By default all has, which is always a right answer to who looks for data.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn pages_have_storage(&self, index: PageIndex, want: u64) -> Result<(bool, u64), Self::Error> {
+        let _ = index;
+        Ok((true, want))
+    }
 }
 
 /// A file that goes through copies. There is no way from here to the storage itself.
@@ -70,6 +88,14 @@ impl<P: PageIo> Pages for Cached<P> {
         }
         Ok(())
     }
+
+    fn allocate(&self, index: PageIndex, want: u64) -> Result<u64, P::Error> {
+        self.0.allocate_pages(index, want)
+    }
+
+    fn has_storage(&self, index: PageIndex, want: u64) -> Result<(bool, u64), P::Error> {
+        self.0.pages_have_storage(index, want)
+    }
 }
 
 impl<P: PageIo> Host for Cached<P> {
@@ -101,6 +127,15 @@ impl<P: PageIo> Host for Cached<P> {
     }
     fn free_from(&self, first: PageIndex) -> Result<(), P::Error> {
         self.0.free_from(first)
+    }
+    fn shrink(&self, size: u64) -> Result<(), P::Error> {
+        self.0.shrink(size)
+    }
+    fn free_pages(&self, first: PageIndex, count: u64) -> Result<(), P::Error> {
+        self.0.free_pages(first, count)
+    }
+    fn settle(&self) -> Result<(), P::Error> {
+        self.0.settle()
     }
     fn sync(&self, data_only: bool) -> Result<(), P::Error> {
         self.0.sync(data_only)

@@ -1,5 +1,7 @@
 //! Locks and clock, which come from outside: a kernel has its own, a program has the standard library's, and a
-//! builder that is alone needs none.
+//! builder that is alone needs none. So do pins: who holds pages from outside is known there.
+
+use crate::page::Run;
 
 /// Seconds and nanoseconds since 1970, before it negative.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -10,18 +12,29 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// What a lock protects. Lock order: an inode before a group, a lower number before a higher one, `Super` last.
+/// What a lock protects. Lock order: the tree before everything, an inode before a group, a lower number before a higher one, `Super` last.
 /// Nobody takes a lock of an earlier kind while holding a later one, so no two threads can wait for each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum LockId {
-    /// The whole tree of names: taken by renames of directories, so that no loop can arise.
+    /// The shape of the tree: taken by renames from one directory to another, so that no loop can arise.
     Tree,
     /// One inode: its size, its block map, its data against writers.
     Inode(u32),
     /// Allocation within one group.
     Group(u32),
-    /// Counters of the whole volume.
+    /// Counters of the whole volume, and its intent record.
     Super,
+}
+
+/// What the environment says of pages that their file has lost (contract 6): how many of the first of them share an
+/// answer, at least 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Freed {
+    /// Nobody has pinned them: they may be reused.
+    Now(u64),
+    /// Somebody has. The environment has taken note of them, and gives them back to the volume (`free_run`) when the
+    /// last pin on them goes; if it never does, they are leaked, which a check finds.
+    Later(u64),
 }
 
 /// The outside world of a volume.
@@ -42,6 +55,13 @@ pub trait Env {
 
     /// Waits until no one else holds `what`.
     fn exclusive(&self, what: LockId) -> Self::Guard<'_>;
+
+    /// Asked for each run of pages that a regular file has just lost, before they are reused (contract 6). The file's
+    /// lock is held exclusively: who pins a page of a file does so under that file's lock, so no pin can come between
+    /// the question and the answer. By default there are no pins.
+    fn freed(&self, run: Run) -> Freed {
+        Freed::Now(run.count)
+    }
 }
 
 /// The environment of one who is alone with a volume, or who only reads one that no one can write (a sealed

@@ -48,6 +48,10 @@ pub enum Error {
     TooLarge,
     /// An argument that no state of the file could make right: `EINVAL`.
     Invalid(&'static str),
+    /// No data, or no hole, from there on: `ENXIO`.
+    NothingThere,
+    /// The file system cannot do this: `EOPNOTSUPP`.
+    Unsupported(&'static str),
     /// A page is missing right after it was allocated (contract 2): an internal error, `EIO`.
     Lost {
         /// The page of the file.
@@ -61,6 +65,8 @@ pub mod errno {
     pub const EPERM: i32 = 1;
     pub const ENOENT: i32 = 2;
     pub const EIO: i32 = 5;
+    pub const ENXIO: i32 = 6;
+    pub const EBUSY: i32 = 16;
     pub const EEXIST: i32 = 17;
     pub const ENODEV: i32 = 19;
     pub const ENOTDIR: i32 = 20;
@@ -88,7 +94,8 @@ impl Error {
             Self::Gone => errno::ENODEV,
             Self::BadMedium { .. } | Self::Lost { .. } => errno::EIO,
             Self::Io { errno } => *errno,
-            Self::NoDirectAccess { .. } => errno::EOPNOTSUPP,
+            Self::NoDirectAccess { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
+            Self::NothingThere => errno::ENXIO,
             Self::ReadOnly => errno::EROFS,
             Self::NoSpace => errno::ENOSPC,
             Self::TooLarge => errno::EFBIG,
@@ -110,7 +117,8 @@ impl fmt::Display for Error {
             Self::ReadOnly => f.write_str("the device is read-only"),
             Self::NoSpace => f.write_str("no page is free"),
             Self::TooLarge => f.write_str("beyond the largest size of a file"),
-            Self::Invalid(what) => f.write_str(what),
+            Self::Invalid(what) | Self::Unsupported(what) => f.write_str(what),
+            Self::NothingThere => f.write_str("at or past the end of the file"),
             Self::Lost { index } => write!(f, "file page {index} is missing right after it was allocated"),
         }
     }

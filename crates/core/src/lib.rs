@@ -5,7 +5,8 @@
 //! 1. [`region`]: memory that is storage. The only home of raw pointers.
 //! 2. [`device`]: something that has such memory, and says so by [`Device::direct_access`].
 //! 3. [`mapping`]: a file's pages as pages of the device, by [`Mapping::get_xip_page`].
-//! 4. [`ops`]: read, write, readv, writev, sendfile and truncate over any mapping. No page is copied to a cache first.
+//! 4. [`ops`]: read, write, readv, writev and sendfile over any mapping, and in [`space`] truncate, fallocate, punch hole
+//!    and seek. No page is copied to a cache first.
 //! 5. [`env`]: locks and clock, which come from outside.
 //!
 //! `no_std`, no allocator, no dependency: the core could live in a kernel. The words are those of the kernel's
@@ -23,10 +24,11 @@ pub mod mapping;
 pub mod ops;
 pub mod page;
 pub mod region;
+pub mod space;
 
 pub use cached::{Cached, PageIo};
 pub use device::{Device, Properties};
-pub use env::{Alone, Env, Frozen, LockId, Timestamp};
+pub use env::{Alone, Env, Freed, Frozen, LockId, Timestamp};
 pub use error::Error;
 pub use mapping::{Create, Extent, Host, InPlace, Mapping, Pages};
 pub use page::{PAGE_SIZE, PageIndex, PageNo, Run};

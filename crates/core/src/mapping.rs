@@ -55,7 +55,7 @@ pub trait Host {
     /// # Errors
     /// The file system's; then nothing is written.
     fn will_change(&self, keep_set_id: bool) -> Result<(), Self::Error>;
-    /// Makes `size` the size that everyone sees. Called after the data is in place.
+    /// Makes `size`, which is not below the old one, the size that everyone sees. Called after the data is in place.
     ///
     /// # Errors
     /// The file system's.
@@ -65,6 +65,31 @@ pub trait Host {
     /// # Errors
     /// The file system's.
     fn free_from(&self, first: PageIndex) -> Result<(), Self::Error>;
+    /// Makes `size`, which is below the old one, the size, and takes what is beyond away: the size first, or both at
+    /// once where the format can.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn shrink(&self, size: u64) -> Result<(), Self::Error> {
+        self.publish_size(size)?;
+        self.free_from(PageIndex::count(size))
+    }
+    /// Makes holes of `count` pages from `first` on.
+    ///
+    /// # Errors
+    /// The file system's; by default it has no way to.
+    fn free_pages(&self, first: PageIndex, count: u64) -> Result<(), Self::Error> {
+        let _ = (first, count);
+        Err(Error::Unsupported("holes cannot be punched here").into())
+    }
+    /// After bytes changed: returns when they are durable, on storage that is persistent (contract 7). What no one
+    /// asks to be durable costs nothing elsewhere.
+    ///
+    /// # Errors
+    /// The medium's.
+    fn settle(&self) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// Makes what was written durable.
     ///
     /// # Errors
@@ -85,6 +110,22 @@ pub trait Mapping: Host {
     /// # Errors
     /// The file system's; no space where `create` asks for some.
     fn get_xip_pages(&self, index: PageIndex, want: u64, create: Create) -> Result<Extent, Self::Error>;
+
+    /// Gives storage to the hole of at most `want` pages that begins at `index`, and puts `from`, which is not empty,
+    /// into it from byte `within` on, as far as it fits; the rest is zeros. All before anyone can see the page (contract 2,
+    /// zero before publish); what fails leaves the hole. How many bytes of `from` are in place, at least 1.
+    ///
+    /// A file system can do better than this, which writes what is written twice.
+    ///
+    /// # Errors
+    /// The file system's; no space.
+    fn fill(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<usize, Self::Error> {
+        match self.get_xip_pages(index, want, Create::Yes)? {
+            Extent::Storage(run) => Ok(store(self.device(), run, want, within, from)?),
+            // Contract 2: an internal error, never a panic.
+            Extent::Hole(_) => Err(Error::Lost { index }.into()),
+        }
+    }
 
     /// The storage page of one file page, or a hole: the operation of the 2008 document.
     ///
@@ -115,6 +156,29 @@ pub trait Pages: Host {
     /// # Errors
     /// The file system's.
     fn zero_within_page(&self, from: u64, to: u64) -> Result<(), Self::Error>;
+    /// Gives storage that reads as zeros to the pages from `index` on that have none, at most `want` of them: how many
+    /// have storage now, at least 1.
+    ///
+    /// # Errors
+    /// The file system's; no space.
+    fn allocate(&self, index: PageIndex, want: u64) -> Result<u64, Self::Error>;
+    /// Whether there is storage at `index`, and for how many pages, at most `want`, it is the same.
+    ///
+    /// # Errors
+    /// The file system's.
+    fn has_storage(&self, index: PageIndex, want: u64) -> Result<(bool, u64), Self::Error>;
+}
+
+/// Stores `from` at byte `within` of a run, as far as it fits; how many bytes.
+fn store<D: Device + ?Sized>(device: &D, run: Run, want: u64, within: usize, from: &[u8]) -> Result<usize, Error> {
+    let room = run.count.min(want).saturating_mul(PAGE_BYTES).saturating_sub(within as u64);
+    let len = from.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+    let at = run.first.byte().ok_or(Error::Invalid("a page beyond 2^64 bytes"))? + within as u64;
+    device.store(at, &from[..len])?;
+    if device.properties().persistent {
+        device.flush(at, len as u64)?;
+    }
+    Ok(len)
 }
 
 /// A file that is used in place. Made by a file system when it opens one; there is no way from here to a cache.
@@ -201,16 +265,9 @@ impl<M: Mapping> Pages for InPlace<M> {
     fn copy_in(&self, offset: u64, from: &[u8]) -> Result<usize, M::Error> {
         let index = PageIndex::of(offset);
         let (within, want) = span(offset, from.len());
-        match self.0.get_xip_pages(index, want, Create::Yes)? {
-            Extent::Storage(run) => {
-                let room = run.count.min(want).saturating_mul(PAGE_BYTES) - within as u64;
-                let len = from.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-                let start = run.first.byte().ok_or(Error::Invalid("a page beyond 2^64 bytes"))?;
-                self.0.device().store(start + within as u64, &from[..len])?;
-                Ok(len)
-            }
-            // Contract 2: an internal error, never a panic.
-            Extent::Hole(_) => Err(Error::Lost { index }.into()),
+        match self.0.get_xip_pages(index, want, Create::No)? {
+            Extent::Storage(run) => Ok(store(self.0.device(), run, want, within, from)?),
+            Extent::Hole(count) => self.0.fill(index, want.min(count), within, from),
         }
     }
 
@@ -218,9 +275,28 @@ impl<M: Mapping> Pages for InPlace<M> {
         if let Extent::Storage(run) = self.0.get_xip_page(PageIndex::of(from), Create::No)? {
             let (within, _) = span(from, 0);
             let count = usize::try_from(to - from).unwrap_or(PAGE_SIZE).min(PAGE_SIZE - within);
-            self.0.device().direct_access_mut(run.first, 1)?.zero(within, count);
+            let device = self.0.device();
+            device.direct_access_mut(run.first, 1)?.zero(within, count);
+            if device.properties().persistent {
+                let start = run.first.byte().ok_or(Error::Invalid("a page beyond 2^64 bytes"))?;
+                device.flush(start + within as u64, count as u64)?;
+            }
         }
         Ok(())
+    }
+
+    fn allocate(&self, index: PageIndex, want: u64) -> Result<u64, M::Error> {
+        match self.0.get_xip_pages(index, want, Create::Yes)? {
+            Extent::Storage(run) => Ok(run.count.min(want)),
+            Extent::Hole(_) => Err(Error::Lost { index }.into()),
+        }
+    }
+
+    fn has_storage(&self, index: PageIndex, want: u64) -> Result<(bool, u64), M::Error> {
+        Ok(match self.0.get_xip_pages(index, want, Create::No)? {
+            Extent::Storage(run) => (true, run.count.min(want)),
+            Extent::Hole(count) => (false, count.min(want)),
+        })
     }
 }
 
@@ -256,6 +332,15 @@ impl<M: Mapping> Host for InPlace<M> {
     }
     fn free_from(&self, first: PageIndex) -> Result<(), M::Error> {
         self.0.free_from(first)
+    }
+    fn shrink(&self, size: u64) -> Result<(), M::Error> {
+        self.0.shrink(size)
+    }
+    fn free_pages(&self, first: PageIndex, count: u64) -> Result<(), M::Error> {
+        self.0.free_pages(first, count)
+    }
+    fn settle(&self) -> Result<(), M::Error> {
+        self.0.settle()
     }
     fn sync(&self, data_only: bool) -> Result<(), M::Error> {
         self.0.sync(data_only)

@@ -5,7 +5,8 @@
 
 use crate::error::Error;
 use crate::mapping::{Host, InPlace, Mapping, Pages, Piece};
-use crate::page::{PAGE_BYTES, PageIndex};
+use crate::page::PAGE_BYTES;
+pub use crate::space::{fallocate, punch_hole, seek_data, seek_hole, truncate, truncate_as, zero_range};
 
 /// The most segments of one vectored operation (`IOV_MAX`).
 pub const MAX_SEGMENTS: usize = 1024;
@@ -154,48 +155,29 @@ pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> 
         // After the data: no one sees a size whose bytes are not there yet.
         file.publish_size(end)?;
     }
-    if let Some(error) = failure {
-        // Storage that was given to pages beyond the end, and got no bytes: no one would find it.
-        let size = if done == 0 { old_size } else { end.max(old_size) };
-        if start.saturating_add(want as u64) > size {
-            let _ = file.free_from(PageIndex::count(size));
-        }
-        if done == 0 {
-            return Err(error);
-        }
+    match failure {
+        // What got no bytes got no storage either, so there is nothing to give back.
+        Some(error) if done == 0 => return Err(error),
+        _ => {}
     }
-    if how.durable != Durable::No {
-        file.sync(how.durable == Durable::Data)?;
-    }
+    finish(file, how)?;
     Ok(done)
 }
 
-/// Sets the size. What is cut off is gone; what is added reads as zeros and needs no storage.
-///
-/// # Errors
-/// `EFBIG` past the largest size; the file system's.
-pub fn truncate<F: Pages>(file: &F, size: u64) -> Result<(), F::Error> {
-    if size > file.largest() {
-        return Err(Error::TooLarge.into());
-    }
-    let _guard = file.exclusive();
-    let old_size = file.size()?;
-    file.will_change(false)?;
-    if size < old_size {
-        // The order of contract 3: the tail of the last page first, and its error reported; then the size; then free.
-        if !size.is_multiple_of(PAGE_BYTES) {
-            file.zero_within_page(size, page_end(size))?;
-        }
-        file.publish_size(size)?;
-        file.free_from(PageIndex::count(size))
-    } else {
-        zero_tail(file, old_size, size)?;
-        file.publish_size(size)
+/// The end of every operation that changes bytes: what its caller, and persistent storage, ask to be durable.
+pub(crate) fn finish<F: Host>(file: &F, how: &Writer) -> Result<(), F::Error> {
+    match how.durable {
+        Durable::No => file.settle(),
+        Durable::Data => file.sync(true),
+        Durable::All => file.sync(false),
     }
 }
 
 /// Gives `sink` the storage of `[offset, offset + count)` piece by piece, as far as the file goes, until it takes less
 /// than it is given: no byte passes through a buffer of ours. Returns how many bytes it took.
+///
+/// The file's lock is held, shared, while `sink` runs, so that the storage it is given stays the file's: `sink` must not
+/// change this file, nor wait for someone who does.
 ///
 /// # Errors
 /// The file system's or the sink's, when nothing was sent.
@@ -231,7 +213,7 @@ pub fn sendfile<M: Mapping>(
 
 /// Contract 3, tail rule: before the size grows from `old_size` to `new_size`, zero what stores through a mapping may
 /// have left between the old end of file and the end of its page.
-fn zero_tail<F: Pages>(file: &F, old_size: u64, new_size: u64) -> Result<(), F::Error> {
+pub(crate) fn zero_tail<F: Pages>(file: &F, old_size: u64, new_size: u64) -> Result<(), F::Error> {
     if old_size.is_multiple_of(PAGE_BYTES) || new_size <= old_size {
         return Ok(());
     }
@@ -239,7 +221,7 @@ fn zero_tail<F: Pages>(file: &F, old_size: u64, new_size: u64) -> Result<(), F::
 }
 
 /// The end of the page that holds byte `offset`.
-fn page_end(offset: u64) -> u64 {
+pub(crate) fn page_end(offset: u64) -> u64 {
     (offset | (PAGE_BYTES - 1)).saturating_add(1)
 }
 
