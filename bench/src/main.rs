@@ -15,6 +15,7 @@ const ROUNDS: usize = 21;
 /// Passes over a file in a round.
 const PASSES: usize = 5;
 const PATHS: usize = 500;
+const PAGE: usize = 4096;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -80,13 +81,17 @@ fn reads(volume: &xip::Volume, tree: &Tree, on_loop: &Path, on_fuse2fs: &Path) -
             shuffle(&mut offsets);
         }
         let goal = if random { "1.1 memcpy" } else { "" };
-        let mut buffer = vec![0; size];
+        // At the start of a page. An allocation may lie anywhere in one, and 16 bytes in a copy takes half as long again:
+        // the figures would be of chance.
+        let mut space = vec![0; size + PAGE];
+        let start = space.as_ptr().align_offset(PAGE);
+        let buffer = &mut space[start..][..size];
         // A pass over the whole file: seconds for one read.
         let mut pass = |read: &mut dyn FnMut(&mut [u8], usize) -> Result<()>| {
             let start = Instant::now();
             for offset in &offsets {
-                read(&mut buffer, *offset)?;
-                black_box(&mut buffer);
+                read(buffer, *offset)?;
+                black_box(&mut *buffer);
             }
             anyhow::Ok(start.elapsed().as_secs_f64() / offsets.len() as f64)
         };
