@@ -81,8 +81,8 @@ fn reads(volume: &xip::Volume, tree: &Tree, on_loop: &Path, on_fuse2fs: &Path) -
             shuffle(&mut offsets);
         }
         let goal = if random { "1.1 memcpy" } else { "" };
-        // At the start of a page. An allocation may lie anywhere in one, and 16 bytes in a copy takes half as long again:
-        // the figures would be of chance.
+        // At the start of a page. An allocation may lie anywhere in one, and a copy to 16 bytes into one takes half as
+        // long again: the figures would be of chance.
         let mut space = vec![0; size + PAGE];
         let start = space.as_ptr().align_offset(PAGE);
         let buffer = &mut space[start..][..size];

@@ -55,7 +55,8 @@ impl Runs {
         Self { runs: Box::default(), known: 0 }
     }
 
-    /// Where `want` pages from `index` on stand, when the file is in one run, as nearly every file is, and they are in it.
+    /// Where `want` pages from `index` on stand, when the file is in one run, as nearly every file is, and they are
+    /// in it.
     #[inline]
     pub(crate) fn in_one(&self, index: u64, want: u64) -> Option<PageNo> {
         let [one] = &*self.runs else { return None };

@@ -90,9 +90,9 @@ impl File {
 
     /// The usual read, all of `to` in one copy; `None`, with nothing done, where it is not that.
     ///
-    /// It stands apart so that next to nothing is saved on the stack on its way. Measured: twenty stores beside those of
-    /// the copy make a read of 4 KiB at random 10 % slower. While the processor waits for memory its stores wait too, and
-    /// it begins the next read only as long as there is room for more of them.
+    /// It stands apart so that next to nothing is saved on the stack on its way. Measured: twenty stores beside those
+    /// of the copy make a read of 4 KiB at random 10 % slower. While the processor waits for memory its stores wait
+    /// too, and it begins the next read only as long as there is room for more of them.
     #[inline]
     fn read_in_one(&self, to: &mut [u8], offset: u64) -> Option<()> {
         if offset.checked_add(to.len() as u64)? > self.inode.size {
