@@ -27,6 +27,7 @@
 mod alloc;
 mod attributes;
 mod blockmap;
+pub mod check;
 mod dir;
 mod error;
 mod file;

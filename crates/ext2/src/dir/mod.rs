@@ -15,8 +15,8 @@
 //! index is split, the new leaf is written before the index leads to it, and the old one is cleared last: a crash in
 //! between can leave names twice, never lose one.
 
-mod entry;
-mod hash;
+pub(crate) mod entry;
+pub(crate) mod hash;
 mod htree;
 mod linear;
 #[cfg(test)]
