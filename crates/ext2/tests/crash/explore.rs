@@ -1,0 +1,140 @@
+//! Sequences of operations on a small volume, and every image that a crash in the last of them could leave.
+
+use crate::base::Base;
+use crate::images::{Cache, Random};
+use crate::judge::Judge;
+use crate::ops::Op;
+use crate::recorder::{Event, Recorder};
+use crate::tree::{Refused, Tree};
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use xip_core::Alone;
+use xip_ext2::Volume;
+
+/// What was tried.
+#[derive(Default)]
+pub struct Count {
+    pub sequences: usize,
+    /// Images that differ, or of which something else is expected.
+    pub images: usize,
+    pub shown_to_e2fsck: usize,
+    /// Images of crashes in the repair of other images.
+    pub in_repairs: usize,
+}
+
+/// An image that no crash may leave.
+#[derive(Clone)]
+pub struct Finding {
+    pub sequence: Vec<Op>,
+    /// Events of the last operation that had happened, and the last of them.
+    pub moment: String,
+    /// Lines that were not yet durable and are there, as byte addresses.
+    pub lines: Vec<usize>,
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, {}, with lines {:x?}: {}", self.sequence, self.moment, self.lines, self.what)
+    }
+}
+
+/// Which events of an operation are passed over, to see that it is found.
+pub type Lose = fn(&Event) -> bool;
+
+pub struct Explorer {
+    base: Base,
+    seen: HashSet<u64>,
+    pub count: Count,
+    pub findings: Vec<Finding>,
+    pub lose: Lose,
+}
+
+impl Explorer {
+    pub fn new() -> Self {
+        let base = Base::new();
+        Self { base, seen: HashSet::new(), count: Count::default(), findings: Vec::new(), lose: |_| false }
+    }
+
+    /// Tries a crash at every moment of the last operation. At most `budget` images for each moment between two fences.
+    pub fn explore(&mut self, sequence: &[Op], budget: usize) {
+        self.count.sequences += 1;
+        let mut found = Findings { sequence, list: Vec::new() };
+        if let Err(what) = self.try_all(sequence, budget, &mut found) {
+            found.add("at once".into(), Vec::new(), what);
+        }
+        self.findings.extend(found.list);
+    }
+
+    /// An error is an operation that did not do what it should, without a crash.
+    fn try_all(&mut self, sequence: &[Op], budget: usize, found: &mut Findings<'_>) -> Result<(), String> {
+        let device = Recorder::new(&self.base.image);
+        let volume = Volume::open(&device, Alone::at(crate::base::NOW)).unwrap();
+        let mut cache = Cache::new(&self.base.image);
+        let mut judge = Judge::new(&self.base.image);
+        let mut tree = self.base.tree.clone();
+        let mut random = Random::new(hash(&format!("{sequence:?}")));
+        for (n, op) in sequence.iter().enumerate() {
+            let (during, after) = match (op.expect(&tree), op.run(&volume)) {
+                (Ok(outcome), Ok(())) => (outcome.during, outcome.after),
+                (Err(Refused), Err(_)) => (vec![tree.clone()], tree),
+                (Ok(_), Err(error)) => return Err(format!("{op:?} is refused: {error}")),
+                (Err(Refused), Ok(())) => return Err(format!("{op:?} is not refused")),
+            };
+            let mut events = device.take();
+            let last = n + 1 == sequence.len();
+            if last {
+                events.retain(|event| !(self.lose)(event));
+            }
+            let mut moment = |cache: &Cache, judge: &mut Judge, allowed: &[&Tree], when: &dyn Fn() -> String| {
+                let expected = hash(allowed);
+                for image in cache.images(&mut random, budget) {
+                    if !self.seen.insert(hash(&(cache.hash(&image), expected))) {
+                        continue;
+                    }
+                    self.count.images += 1;
+                    if let Err(what) = judge.judge(cache, &image, allowed) {
+                        found.add(when(), image.iter().map(|(line, _)| line * crate::images::LINE).collect(), what);
+                    }
+                }
+            };
+            let allowed: Vec<&Tree> = during.iter().collect();
+            for (k, event) in events.iter().enumerate() {
+                if last && matches!(event, Event::Fence) {
+                    moment(&cache, &mut judge, &allowed, &|| format!("before event {k} of {}, a fence", events.len()));
+                }
+                let lines = cache.apply(event);
+                judge.advance(&cache, &lines);
+            }
+            if last {
+                moment(&cache, &mut judge, &[&after], &|| "after it has returned".into());
+            }
+            tree = after;
+        }
+        self.count.shown_to_e2fsck += judge.shown_to_e2fsck;
+        self.count.in_repairs += judge.in_repairs;
+        Ok(())
+    }
+}
+
+/// What was found in one sequence, each kind of it once.
+struct Findings<'a> {
+    sequence: &'a [Op],
+    list: Vec<Finding>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, moment: String, lines: Vec<usize>, what: String) {
+        let kind = |what: &str| what.replace(|c: char| c.is_ascii_digit(), "");
+        if self.list.len() < 8 && !self.list.iter().any(|finding| kind(&finding.what) == kind(&what)) {
+            self.list.push(Finding { sequence: self.sequence.to_vec(), moment, lines, what });
+        }
+    }
+}
+
+fn hash(what: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,156 @@
+//! The operations whose crashes are tried: on a volume, and on the tree that says what is right.
+
+use crate::recorder::Recorder;
+use crate::tree::{Body, Data, Node, Refused, Tree, split};
+use std::rc::Rc;
+use xip_core::ops::{self, Durable, Writer};
+use xip_core::{Alone, InPlace};
+use xip_ext2::{Blocks, Error, File, InodeNo, NewInode, NewKind, SetAttributes, Volume};
+
+pub type Disk<'a> = Volume<&'a Recorder, Alone>;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Op {
+    Create(&'static str),
+    Mkdir(&'static str),
+    Link(&'static str, &'static str),
+    /// Where, and how long the target is.
+    Symlink(&'static str, usize),
+    /// Where in the file, and how much.
+    Write(&'static str, usize, usize, Durable),
+    Append(&'static str, usize),
+    Truncate(&'static str, usize),
+    /// Name, and how long the value is.
+    SetAttribute(&'static str, &'static str, usize),
+    RemoveAttribute(&'static str, &'static str),
+    Chmod(&'static str, u16),
+}
+
+/// What may be found when a crash comes during an operation, and what must be found after it.
+pub struct Outcome {
+    pub during: Vec<Tree>,
+    pub after: Tree,
+}
+
+pub fn target(len: usize) -> String {
+    "target/".chars().cycle().take(len).collect()
+}
+
+impl Op {
+    /// Bytes that no other operation stores, and that are never zero.
+    fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
+        let tag = format!("{self:?}").bytes().fold(7u8, |tag, byte| tag.wrapping_mul(31).wrapping_add(byte));
+        (at..at + len).map(|n| tag.wrapping_add((n / 8 % 5) as u8).max(1)).collect()
+    }
+
+    /// Does it to the tree.
+    pub fn expect(&self, before: &Tree) -> Result<Outcome, Refused> {
+        let mut after = before.clone();
+        let mut during = vec![before.clone()];
+        match *self {
+            Self::Create(path) => after.add(path, Node::new(Body::File(Data::new(Vec::new())), 0o640))?,
+            Self::Mkdir(path) => after.add(path, Node::directory())?,
+            Self::Link(from, to) => after.link(from, to)?,
+            Self::Symlink(path, len) => after.add(path, Node::new(Body::Symlink(target(len)), 0o777))?,
+            Self::Write(path, at, len, _) => write(&mut after, &mut during, path, at, &self.bytes(at, len))?,
+            Self::Append(path, len) => {
+                let at = after.data(path)?.size;
+                write(&mut after, &mut during, path, at, &self.bytes(at, len))?;
+            }
+            Self::Truncate(path, size) => {
+                let data = after.data(path)?;
+                // What is cut off may be zeros before it is gone: the tail of the last page comes before the size.
+                let mut cut = data.newest();
+                cut.resize(size, 0);
+                let cut = Rc::new(cut);
+                for version in &mut data.versions {
+                    Rc::make_mut(version).truncate(size);
+                }
+                data.size = size;
+                during[0].data(path)?.versions.push(cut);
+            }
+            Self::SetAttribute(path, name, len) => {
+                after.node(path)?.attributes.insert(name.into(), self.bytes(0, len));
+            }
+            Self::RemoveAttribute(path, name) => {
+                after.node(path)?.attributes.remove(name).ok_or(Refused)?;
+            }
+            Self::Chmod(path, permissions) => after.node(path)?.permissions = permissions,
+        }
+        during.push(after.clone());
+        Ok(Outcome { during, after })
+    }
+
+    /// Does it to the volume.
+    pub fn run(&self, volume: &Disk<'_>) -> Result<(), Error> {
+        let new = |path: &str, kind, permissions| {
+            let (parent, name) = split(path);
+            let new = NewInode { kind, permissions, uid: 0, gid: 0 };
+            volume.create(find(volume, parent)?, name.as_bytes(), &new).map(drop)
+        };
+        match *self {
+            Self::Create(path) => new(path, NewKind::Regular, 0o640),
+            Self::Mkdir(path) => new(path, NewKind::Directory, 0o755),
+            Self::Link(from, to) => {
+                let (parent, name) = split(to);
+                volume.link(find(volume, parent)?, name.as_bytes(), find(volume, from)?)
+            }
+            Self::Symlink(path, len) => new(path, NewKind::Symlink(target(len).as_bytes()), 0o777),
+            Self::Write(path, at, len, durable) => {
+                let bytes = self.bytes(at, len);
+                let how = Writer { durable, ..Writer::default() };
+                with(volume, path, |file| ops::write(file, at as u64, &bytes, &how).map(|done| assert_eq!(done, len)))
+            }
+            Self::Append(path, len) => {
+                let at = volume.inode(find(volume, path)?)?.size as usize;
+                let bytes = self.bytes(at, len);
+                let how = Writer { append: true, ..Writer::default() };
+                with(volume, path, |file| ops::write(file, 0, &bytes, &how).map(|done| assert_eq!(done, len)))
+            }
+            Self::Truncate(path, size) => with(volume, path, |file| ops::truncate(file, size as u64)),
+            Self::SetAttribute(path, name, len) => {
+                let value = self.bytes(0, len);
+                volume.set_xattr(find(volume, path)?, name.as_bytes(), Some(&value))
+            }
+            Self::RemoveAttribute(path, name) => volume.set_xattr(find(volume, path)?, name.as_bytes(), None),
+            Self::Chmod(path, permissions) => {
+                let change = SetAttributes { permissions: Some(permissions), ..SetAttributes::default() };
+                volume.set_attributes(find(volume, path)?, &change)
+            }
+        }
+    }
+}
+
+/// A write under way may be found in part, each byte old or new; its size wholly or not at all. When it has returned,
+/// all of it is durable.
+fn write(tree: &mut Tree, during: &mut Vec<Tree>, path: &str, at: usize, bytes: &[u8]) -> Result<(), Refused> {
+    let old = tree.data(path)?;
+    let mut new = old.newest();
+    new.resize(new.len().max(at + bytes.len()), 0);
+    new[at..at + bytes.len()].copy_from_slice(bytes);
+    let new = Rc::new(new);
+    during[0].data(path)?.versions.push(new.clone());
+    let (size, old) = (new.len(), std::mem::replace(&mut old.versions, vec![new]));
+    tree.data(path)?.size = size;
+    let mut torn = tree.clone();
+    torn.data(path)?.versions.extend(old);
+    during.push(torn);
+    Ok(())
+}
+
+pub fn find(volume: &Disk<'_>, path: &str) -> Result<InodeNo, Error> {
+    path.split('/')
+        .filter(|name| !name.is_empty())
+        .try_fold(InodeNo::ROOT, |directory, name| volume.lookup(directory, name.as_bytes())?.ok_or(Error::NotFound))
+}
+
+fn with(
+    volume: &Disk<'_>,
+    path: &str,
+    what: impl FnOnce(&InPlace<Blocks<'_, &Recorder, Alone>>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    match volume.file(find(volume, path)?)? {
+        File::InPlace(file) => what(&file),
+        File::Cached(_) => unreachable!("the device has direct access"),
+    }
+}
