@@ -1,4 +1,4 @@
-//! The small volume that every sequence begins with, and the operations that are tried on it.
+//! The small volumes that sequences begin with, and the operations that are tried on them.
 
 use crate::ops::{Disk, Op, find};
 use crate::recorder::Recorder;
@@ -14,13 +14,22 @@ const BLOCKS: usize = 64;
 /// Names of this length fill a block of a directory with 16 of them.
 const NAME: usize = 240;
 
+/// Which volume.
+#[derive(Clone, Copy, Debug)]
+pub enum World {
+    /// One of each kind of file.
+    Files,
+    /// Directories in which one more name needs an index, or a new block in it.
+    Names,
+}
+
 pub struct Base {
     pub image: Vec<u8>,
     pub tree: Tree,
 }
 
 impl Base {
-    pub fn new() -> Self {
+    pub fn new(world: World) -> Self {
         // Not zeros: what an operation does not write itself shows, as another file's bytes would.
         let device = Recorder::new(&vec![0xee; BLOCKS * PAGE_SIZE]);
         let format = Format {
@@ -34,7 +43,7 @@ impl Base {
         };
         let volume: Disk<'_> = Volume::format(&device, Alone::at(NOW), &format).unwrap();
         let mut tree = Tree::new();
-        for op in content() {
+        for op in world.content() {
             op.run(&volume).unwrap_or_else(|error| panic!("{op:?}: {error}"));
             tree = op.expect(&tree).unwrap().after;
         }
@@ -45,82 +54,104 @@ impl Base {
                 data.versions = vec![Rc::new(data.newest())];
             }
         }
-        assert_eq!(volume.inode(find(&volume, "/full").unwrap()).unwrap().size, 4096);
+        if let World::Names = world {
+            // One block without an index; one of the index and two of names.
+            assert_eq!(
+                ["/full", "/index"].map(|path| volume.inode(find(&volume, path).unwrap()).unwrap().size),
+                [4096, 12288]
+            );
+        }
         Self { image: device.bytes(), tree }
     }
 }
 
-fn name(n: usize) -> &'static str {
-    format!("/full/{n:n>NAME$}").leak()
+/// A long name in a directory.
+fn long(directory: &str, n: usize) -> &'static str {
+    format!("{directory}/{n:n>NAME$}").leak()
 }
 
-fn content() -> Vec<Op> {
-    let mut ops = vec![
-        // As others make volumes: `e2fsck` puts there what has no name.
-        Mkdir("/lost+found"),
-        Create("/a"),
-        Write("/a", 0, 4096 + 100, No),
-        Create("/b"),
-        Write("/b", 0, 300, No),
-        Link("/b", "/b2"),
-        Create("/sparse"),
-        Write("/sparse", 0, 4096, No),
-        Write("/sparse", 12 * 4096, 2 * 4096, No),
-        Mkdir("/d"),
-        Create("/d/x"),
-        Write("/d/x", 0, 50, No),
-        Mkdir("/d/sub"),
-        Create("/d/sub/y"),
-        Write("/d/sub/y", 0, 60, No),
-        Mkdir("/e"),
-        Symlink("/s", 20),
-        Symlink("/long", 100),
-        Create("/attr"),
-        SetAttribute("/attr", "user.small", 20),
-        SetAttribute("/attr", "user.big", 300),
-        Mkdir("/full"),
-        Create(name(0)),
-    ];
-    ops.extend((1..16).map(|n| Link(name(0), name(n))));
-    ops
-}
+/// Names in `/index`: one more goes into a block that is full.
+const INDEXED: usize = 30;
 
-/// The operations that are tried.
-pub fn operations() -> Vec<Op> {
-    vec![
-        Create("/new"),
-        Create("/d/new"),
-        Create(name(16)),
-        Mkdir("/made"),
-        Mkdir("/d/made"),
-        Link("/a", "/link"),
-        Link("/b", "/d/link"),
-        Symlink("/fast", 30),
-        Symlink("/slow", 100),
-        Write("/a", 0, 4096, No),
-        Write("/a", 4000, 150, No),
-        Write("/a", 4000, 150, Data),
-        Write("/b", 10, 100, All),
-        Write("/b", 5000, 100, No),
-        Write("/sparse", 4096, 8192, No),
-        Write("/sparse", 11 * 4096 + 100, 4096, Data),
-        Append("/a", 200),
-        Append("/b", 5000),
-        Truncate("/a", 50),
-        Truncate("/a", 4096),
-        Truncate("/sparse", 0),
-        Truncate("/sparse", 12 * 4096 + 10),
-        Truncate("/b", 4096),
-        Truncate("/b", 9000),
-        SetAttribute("/a", "user.new", 10),
-        SetAttribute("/a", "user.new", 500),
-        SetAttribute("/attr", "user.small", 30),
-        SetAttribute("/attr", "user.big", 20),
-        SetAttribute("/attr", "user.other", 300),
-        RemoveAttribute("/attr", "user.small"),
-        RemoveAttribute("/attr", "user.big"),
-        Chmod("/a", 0o600),
-    ]
+impl World {
+    fn content(self) -> Vec<Op> {
+        match self {
+            Self::Files => vec![
+                Create("/a"),
+                Write("/a", 0, 4096 + 100, No),
+                Create("/b"),
+                Write("/b", 0, 300, No),
+                Link("/b", "/b2"),
+                Create("/sparse"),
+                Write("/sparse", 0, 4096, No),
+                Write("/sparse", 12 * 4096, 2 * 4096, No),
+                Mkdir("/d"),
+                Create("/d/x"),
+                Write("/d/x", 0, 50, No),
+                Mkdir("/d/sub"),
+                Create("/d/sub/y"),
+                Write("/d/sub/y", 0, 60, No),
+                Mkdir("/e"),
+                Symlink("/s", 20),
+                Symlink("/long", 100),
+                Create("/attr"),
+                SetAttribute("/attr", "user.small", 20),
+                SetAttribute("/attr", "user.big", 300),
+            ],
+            Self::Names => {
+                let mut ops = vec![Create("/a"), Create("/b"), Mkdir("/full"), Mkdir("/index")];
+                ops.extend((0..16).map(|n| Link("/a", long("/full", n))));
+                ops.extend((0..INDEXED).map(|n| Link("/b", long("/index", n))));
+                ops
+            }
+        }
+    }
+
+    /// The operations that are tried.
+    pub fn operations(self) -> Vec<Op> {
+        match self {
+            Self::Files => vec![
+                Create("/new"),
+                Create("/d/new"),
+                Mkdir("/made"),
+                Mkdir("/d/made"),
+                Link("/a", "/link"),
+                Link("/b", "/d/link"),
+                Symlink("/fast", 30),
+                Symlink("/slow", 100),
+                Write("/a", 0, 4096, No),
+                Write("/a", 4000, 150, No),
+                Write("/a", 4000, 150, Data),
+                Write("/b", 10, 100, All),
+                Write("/b", 5000, 100, No),
+                Write("/sparse", 4096, 8192, No),
+                Write("/sparse", 11 * 4096 + 100, 4096, Data),
+                Append("/a", 200),
+                Append("/b", 5000),
+                Truncate("/a", 50),
+                Truncate("/a", 4096),
+                Truncate("/sparse", 0),
+                Truncate("/sparse", 12 * 4096 + 10),
+                Truncate("/b", 4096),
+                Truncate("/b", 9000),
+                SetAttribute("/a", "user.new", 10),
+                SetAttribute("/a", "user.new", 500),
+                SetAttribute("/attr", "user.small", 30),
+                SetAttribute("/attr", "user.big", 20),
+                SetAttribute("/attr", "user.other", 300),
+                RemoveAttribute("/attr", "user.small"),
+                RemoveAttribute("/attr", "user.big"),
+                Chmod("/a", 0o600),
+            ],
+            Self::Names => vec![
+                Create(long("/full", 16)),
+                Mkdir(long("/full", 17)),
+                Create(long("/index", INDEXED)),
+                Link("/a", long("/index", INDEXED + 1)),
+                Create("/index/short"),
+            ],
+        }
+    }
 }
 
 /// Operations that do not yet keep the contract, and why: tried no more than this until they do.

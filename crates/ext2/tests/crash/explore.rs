@@ -1,6 +1,6 @@
 //! Sequences of operations on a small volume, and every image that a crash in the last of them could leave.
 
-use crate::base::Base;
+use crate::base::{Base, World};
 use crate::images::{Cache, Random};
 use crate::judge::Judge;
 use crate::ops::Op;
@@ -52,8 +52,8 @@ pub struct Explorer {
 }
 
 impl Explorer {
-    pub fn new() -> Self {
-        let base = Base::new();
+    pub fn new(world: World) -> Self {
+        let base = Base::new(world);
         Self { base, seen: HashSet::new(), count: Count::default(), findings: Vec::new(), lose: |_| false }
     }
 

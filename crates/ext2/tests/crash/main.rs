@@ -7,7 +7,7 @@
 //! | `images` | what a crash could leave of them |
 //! | `tree` | what a volume should hold |
 //! | `ops` | the operations, on a volume and on that tree |
-//! | `base` | the volume that they begin with |
+//! | `base` | the volumes that they begin with |
 //! | `walk` | what a volume really holds, and the difference |
 //! | `judge` | whether an image is one that may be left |
 //! | `explore` | sequences of operations, all of their images, and the count |
@@ -21,27 +21,29 @@ mod recorder;
 mod tree;
 mod walk;
 
-use explore::{Explorer, Finding};
+use base::World;
+use explore::{Count, Explorer, Finding, Lose};
+use images::Random;
 use ops::Op;
 use recorder::Event;
 
 /// Tries all sequences, on every core.
-fn explore(sequences: &[Vec<Op>], budget: usize) {
+fn explore(world: World, sequences: &[Vec<Op>], budget: usize) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let start = std::time::Instant::now();
-    let explorers: Vec<(explore::Count, Vec<Finding>)> = std::thread::scope(|scope| {
+    let explorers: Vec<(Count, Vec<Finding>)> = std::thread::scope(|scope| {
         let one = |thread: usize| {
-            let mut explorer = Explorer::new();
+            let mut explorer = Explorer::new(world);
             sequences.iter().skip(thread).step_by(threads).for_each(|sequence| explorer.explore(sequence, budget));
             (explorer.count, explorer.findings)
         };
         let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
         running.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let sum = |what: fn(&explore::Count) -> usize| explorers.iter().map(|(count, _)| what(count)).sum::<usize>();
+    let sum = |what: fn(&Count) -> usize| explorers.iter().map(|(count, _)| what(count)).sum::<usize>();
     let findings: Vec<_> = explorers.iter().flat_map(|(_, findings)| findings).collect();
     println!(
-        "{} sequences: {} images tried, {} of crashes in repairs, {} shown to e2fsck, {} findings, {:.1?}",
+        "{world:?}, {} sequences: {} images tried, {} of crashes in repairs, {} shown to e2fsck, {} findings, {:.1?}",
         sum(|count| count.sequences),
         sum(|count| count.images),
         sum(|count| count.in_repairs),
@@ -56,37 +58,42 @@ fn explore(sequences: &[Vec<Op>], budget: usize) {
 }
 
 /// The operations that are fit to be tried.
-fn operations() -> Vec<Op> {
-    let all = base::operations();
-    for op in &all {
-        if let Some(reason) = base::not_yet(op) {
-            println!("not yet: {op:?}: {reason}");
-        }
+fn operations(world: World) -> Vec<Op> {
+    let (fit, not_yet): (Vec<Op>, Vec<Op>) = world
+        .operations()
+        .into_iter()
+        .partition(|op| base::not_yet(op).is_none() || std::env::var_os("XIP_CRASH_ALL").is_some());
+    for op in not_yet {
+        println!("not yet: {op:?}: {}", base::not_yet(&op).unwrap_or_default());
     }
-    all.into_iter().filter(|op| base::not_yet(op).is_none() || std::env::var_os("XIP_CRASH_ALL").is_some()).collect()
+    fit
 }
 
 #[test]
 fn one_operation_is_there_wholly_or_not_at_all_after_a_crash() {
-    let sequences: Vec<_> = operations().into_iter().map(|op| vec![op]).collect();
-    explore(&sequences, 2000);
+    for world in [World::Names, World::Files] {
+        let sequences: Vec<_> = operations(world).into_iter().map(|op| vec![op]).collect();
+        explore(world, &sequences, 2000);
+    }
 }
 
 #[test]
 fn the_second_of_two_operations_is_there_wholly_or_not_at_all_and_the_first_wholly() {
-    let all = operations();
-    let sequences: Vec<_> = all.iter().flat_map(|&first| all.iter().map(move |&second| vec![first, second])).collect();
-    explore(&sequences, 60);
+    for world in [World::Names, World::Files] {
+        let all = operations(world);
+        let pairs = all.iter().flat_map(|&first| all.iter().map(move |&second| vec![first, second]));
+        explore(world, &pairs.collect::<Vec<_>>(), 60);
+    }
 }
 
 /// That the tests above can fail.
 #[test]
 fn an_operation_whose_flushes_or_fences_are_lost_is_found() {
-    let lost: [(&str, explore::Lose); 2] =
+    let lost: [(&str, Lose); 2] =
         [("flushes", |event| matches!(event, Event::Flush { .. })), ("fences", |event| matches!(event, Event::Fence))];
-    for op in operations() {
+    for op in operations(World::Files) {
         for (what, lose) in lost {
-            let mut explorer = Explorer::new();
+            let mut explorer = Explorer::new(World::Files);
             explorer.lose = lose;
             explorer.explore(&[op], 100);
             assert!(!explorer.findings.is_empty(), "{op:?} without {what}");
@@ -101,9 +108,9 @@ fn sequences_of_three_operations_are_there_but_for_the_last() {
         println!("for sequences of three set XIP_CRASH_LONG to their number");
         return;
     };
-    let all = operations();
-    let mut random = images::Random::new(3);
+    let all = operations(World::Files);
+    let mut random = Random::new(3);
     let mut any = || all[random.below(all.len())];
     let sequences: Vec<_> = (0..count).map(|_| vec![any(), any(), any()]).collect();
-    explore(&sequences, 100);
+    explore(World::Files, &sequences, 100);
 }

@@ -117,12 +117,7 @@ fn node(volume: &Disk<'_>, number: InodeNo) -> Result<SeenNode, Error> {
 }
 
 impl Seen {
-    /// Whether some name leads there.
-    pub fn has_name(&self, number: u32) -> bool {
-        self.nodes.contains_key(&InodeNo(number))
-    }
-
-    /// The first difference from what should be there. What is in `/lost+found` is passed over.
+    /// The first difference from what should be there.
     pub fn differs(&self, tree: &Tree, links: Links) -> Option<String> {
         let mut same = HashMap::new();
         let mut todo = vec![(String::new(), ROOT, InodeNo::ROOT)];
@@ -136,7 +131,7 @@ impl Seen {
             let what = match &node.body {
                 Body::Directory(names) if seen.kind == Kind::Directory => {
                     let mut there = seen.names.clone();
-                    there.retain(|name, _| name != b"." && name != b".." && path != "/lost+found");
+                    there.retain(|name, _| name != b"." && name != b"..");
                     let missing = names.keys().find(|name| !there.contains_key(name.as_bytes()));
                     let extra = there.keys().find(|name| !names.contains_key(&*String::from_utf8_lossy(name)));
                     todo.extend(names.iter().filter_map(|(name, &child)| {
@@ -167,7 +162,7 @@ impl Seen {
                 let now = usize::from(seen.links);
                 if seen.permissions != node.permissions {
                     Some(format!("permissions {:o} and not {:o}", seen.permissions, node.permissions))
-                } else if now < right || now > right && links == Links::Exact && path != "/lost+found" {
+                } else if now < right || now > right && links == Links::Exact {
                     Some(format!("{now} links and not {right}"))
                 } else {
                     attributes_differ(&node.attributes, &seen.attributes)
