@@ -65,7 +65,7 @@ pub trait Host {
     /// # Errors
     /// The file system's.
     fn free_from(&self, first: PageIndex) -> Result<(), Self::Error>;
-    /// Makes `size`, which is below the old one, the size, and takes what is beyond away: the size first, or both at
+    /// Makes `size`, which is not above the old one, the size, and takes what is beyond away: the size first, or both at
     /// once where the format can.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::mapping::{Host, InPlace, Mapping, Pages, Piece};
-use crate::page::PAGE_BYTES;
+use crate::page::{PAGE_BYTES, PageIndex};
 pub use crate::space::{fallocate, punch_hole, seek_data, seek_hole, truncate, truncate_as, zero_range};
 
 /// The most segments of one vectored operation (`IOV_MAX`).
@@ -153,7 +153,11 @@ pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> 
     let end = start + done as u64;
     if end > old_size && done != 0 {
         // After the data: no one sees a size whose bytes are not there yet.
-        file.publish_size(end)?;
+        if let Err(error) = file.publish_size(end) {
+            // Beyond the end no one would find it.
+            let _ = file.free_from(PageIndex::count(old_size));
+            return Err(error);
+        }
     }
     match failure {
         // What got no bytes got no storage either, so there is nothing to give back.

@@ -24,8 +24,9 @@ pub fn truncate_as<F: Pages>(file: &F, size: u64, how: &Writer) -> Result<(), F:
     if size > file.largest() || size > old_size && size > how.limit {
         return Err(Error::TooLarge.into());
     }
-    if size < old_size {
-        // The order of contract 3: the tail of the last page first, and its error reported; then the size; then free.
+    if size <= old_size {
+        // The order of contract 3: the tail of the last page first, and its error reported; then the size; then free. Also
+        // for a size that stays: a crash may have left storage beyond it.
         if !size.is_multiple_of(PAGE_BYTES) {
             file.zero_within_page(size, page_end(size))?;
         }
@@ -34,9 +35,7 @@ pub fn truncate_as<F: Pages>(file: &F, size: u64, how: &Writer) -> Result<(), F:
     } else {
         zero_tail(file, old_size, size)?;
         file.will_change(how.keep_set_id)?;
-        if size > old_size {
-            file.publish_size(size)?;
-        }
+        file.publish_size(size)?;
     }
     finish(file, how)
 }

@@ -10,7 +10,8 @@ use crate::geometry::{FIRST_INODE, SUPER_AT};
 use crate::inode::InodeNo;
 use crate::volume::Volume;
 use core::ops::Range;
-use xip_core::{Device, Env, LockId};
+use core::sync::atomic::{AtomicU64, Ordering};
+use xip_core::{Device, Env, LockId, Run};
 
 /// Blocks that were taken from the bitmap and belong to no file yet.
 pub(crate) struct Reservation<'v, D: Device, E: Env> {
@@ -30,6 +31,57 @@ impl<D: Device, E: Env> Drop for Reservation<'_, D, E> {
     fn drop(&mut self) {
         // Best effort: what cannot be given back is leaked, which a check finds.
         let _ = self.volume.free_blocks(self.first, self.count);
+    }
+}
+
+/// Where the first free bit of some bitmaps is at the earliest, so that a search need not begin at the start. A group's entry
+/// is read and written under that group's lock; groups that share a place forget each other's, no more.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    blocks: [AtomicU64; 32],
+    inodes: [AtomicU64; 32],
+}
+
+/// One bitmap's hint.
+#[derive(Clone, Copy)]
+struct Hint<'a> {
+    place: &'a AtomicU64,
+    group: u32,
+}
+
+impl Hints {
+    fn blocks(&self, group: u32) -> Hint<'_> {
+        Hint { place: &self.blocks[group as usize % 32], group }
+    }
+
+    fn inodes(&self, group: u32) -> Hint<'_> {
+        Hint { place: &self.inodes[group as usize % 32], group }
+    }
+}
+
+impl Hint<'_> {
+    /// No bit below this one is free.
+    fn get(self) -> u32 {
+        let value = self.place.load(Ordering::Relaxed).to_le_bytes();
+        let [a, b, c, d, e, f, g, h] = value;
+        if u32::from_le_bytes([e, f, g, h]) == self.group { u32::from_le_bytes([a, b, c, d]) } else { 0 }
+    }
+
+    fn set(self, bit: u32) {
+        self.place.store(u64::from(self.group) << 32 | u64::from(bit), Ordering::Relaxed);
+    }
+
+    /// Bits were taken that a search from `from` on found first.
+    fn taken(self, from: u32, bits: &Range<u32>) {
+        if from <= self.get() {
+            self.set(bits.end);
+        }
+    }
+
+    fn freed(self, bit: u32) {
+        if bit < self.get() {
+            self.set(bit);
+        }
     }
 }
 
@@ -73,6 +125,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         let bitmap = self.geometry.byte(descriptor.block_bitmap);
         let blocks = self.geometry.group_blocks(group);
         let len = blocks.end - blocks.start;
+        let hint = self.hints.blocks(group);
+        let from = from.max(hint.get());
         let Some(mut start) = self.find_zero(bitmap, from, len)? else { return Ok(None) };
         // Only a damaged bitmap calls metadata free; it is stepped over, not handed out.
         while descriptor.owns(&self.geometry, group, blocks.start + start) {
@@ -82,11 +136,14 @@ impl<D: Device, E: Env> Volume<D, E> {
             };
         }
         let limit = start.saturating_add(want.max(1)).min(len);
-        let mut end = self.find_one(bitmap, start, limit)?.unwrap_or(limit);
-        if let Some(owned) = (start..end).find(|&bit| descriptor.owns(&self.geometry, group, blocks.start + bit)) {
+        let mut end = if limit == start + 1 { limit } else { self.find_one(bitmap, start, limit)?.unwrap_or(limit) };
+        if start < self.plain_from
+            && let Some(owned) = (start..end).find(|&bit| descriptor.owns(&self.geometry, group, blocks.start + bit))
+        {
             end = owned;
         }
         self.set_bits(bitmap, start..end, true)?;
+        hint.taken(from, &(start..end));
         self.count(group, Counter::Blocks, -i64::from(end - start))?;
         Ok(Some(start..end))
     }
@@ -105,7 +162,8 @@ impl<D: Device, E: Env> Volume<D, E> {
             let descriptor = self.group(group)?;
             let bitmap = self.geometry.byte(descriptor.block_bitmap);
             let bits = part.start - blocks.start..part.end - blocks.start;
-            let owned = part.clone().any(|block| descriptor.owns(&self.geometry, group, block));
+            let owned =
+                bits.start < self.plain_from && part.clone().any(|block| descriptor.owns(&self.geometry, group, block));
             if owned || self.find_zero(bitmap, bits.start, bits.end)?.is_some() {
                 return Err(Error::Corrupt {
                     what: "a block that is freed is not allocated",
@@ -114,6 +172,7 @@ impl<D: Device, E: Env> Volume<D, E> {
                 });
             }
             let freed = i64::from(bits.end - bits.start);
+            self.hints.blocks(group).freed(bits.start);
             self.set_bits(bitmap, bits, false)?;
             self.count(group, Counter::Blocks, freed)?;
             first = part.end;
@@ -121,7 +180,24 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(())
     }
 
-    /// Calls `each` for the runs of free blocks, from the first on; none crosses a group.
+    /// Gives back pages of which the environment said [`Freed::Later`](xip_core::Freed) when their file lost them, now that
+    /// nobody has pinned them.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when they are not pages of the volume that belong to nobody; the device's.
+    pub fn free_run(&self, run: Run) -> Result<(), Error> {
+        self.check_writable()?;
+        let end = run.first.0.checked_add(run.count).filter(|&end| end <= self.geometry.blocks.into());
+        match (u32::try_from(run.first.0), end, u32::try_from(run.count)) {
+            (Ok(first), Some(_), Ok(count)) if self.geometry.is_data(first) => self.free_blocks(first, count),
+            _ => {
+                Err(Error::Corrupt { what: "a run that is given back is not on the volume", inode: 0, at: run.first.0 })
+            }
+        }
+    }
+
+    /// Calls `each` for the runs of free blocks, from the first on; none crosses a group. A group is locked while `each`
+    /// sees its runs: it must not change the volume.
     ///
     /// # Errors
     /// The device's.
@@ -141,14 +217,6 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(())
     }
 
-    /// Whether a block is taken according to the bitmap.
-    pub(crate) fn is_allocated(&self, block: u32) -> Result<bool, Error> {
-        let group = self.geometry.group_of_block(block);
-        let bit = block - self.geometry.group_blocks(group).start;
-        let bitmap = self.geometry.byte(self.group(group)?.block_bitmap);
-        Ok(self.find_zero(bitmap, bit, bit + 1)?.is_none())
-    }
-
     /// Takes a free inode, in the group of `near` if it has one.
     pub(crate) fn reserve_inode(&self, near: InodeNo, directory: bool) -> Result<InodeNo, Error> {
         self.check_writable()?;
@@ -162,9 +230,12 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
             let bitmap = geometry.byte(self.group(group)?.inode_bitmap);
             // Reserved inodes are all in the first group, whatever its bitmap says.
-            let from = if group == 0 { geometry.first_inode.max(FIRST_INODE) - 1 } else { 0 };
+            let hint = self.hints.inodes(group);
+            let first = if group == 0 { geometry.first_inode.max(FIRST_INODE) - 1 } else { 0 };
+            let from = first.max(hint.get());
             if let Some(bit) = self.find_zero(bitmap, from, geometry.inodes_per_group)? {
                 self.set_bits(bitmap, bit..bit + 1, true)?;
+                hint.set(bit + 1);
                 self.count(group, Counter::Inodes, -1)?;
                 if directory {
                     self.count(group, Counter::Directories, 1)?;
@@ -181,6 +252,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let bit = (number.0 - 1) % self.geometry.inodes_per_group;
         let _guard = self.env.exclusive(LockId::Group(group));
         let bitmap = self.geometry.byte(self.group(group)?.inode_bitmap);
+        self.hints.inodes(group).freed(bit);
         self.set_bits(bitmap, bit..bit + 1, false)?;
         self.count(group, Counter::Inodes, 1)?;
         if directory {
@@ -210,8 +282,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     fn count(&self, group: u32, counter: Counter, change: i64) -> Result<(), Error> {
         let (at, old) = self.group_counter(group, counter)?;
         let new = u16::try_from((i64::from(old) + change).clamp(0, u16::MAX.into())).unwrap_or(u16::MAX);
-        self.device.write(at, &new.to_le_bytes())?;
-        self.device.flush(at, 2)?;
+        self.put(at, &new.to_le_bytes())?;
         let offset = match counter {
             Counter::Blocks => 12,
             Counter::Inodes => 16,
@@ -222,8 +293,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.device.read(SUPER_AT + offset, &mut bytes)?;
         let old = u32::from_le_bytes(bytes);
         let new = u32::try_from((i64::from(old) + change).clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
-        self.device.write(SUPER_AT + offset, &new.to_le_bytes())?;
-        Ok(self.device.flush(SUPER_AT + offset, 4)?)
+        self.put(SUPER_AT + offset, &new.to_le_bytes())
     }
 
     fn set_bits(&self, bitmap: u64, bits: Range<u32>, value: bool) -> Result<(), Error> {
@@ -246,7 +316,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
         }
         let (first, last) = (bits.start / 8, bits.end.div_ceil(8));
-        Ok(self.device.flush(bitmap + u64::from(first), u64::from(last - first))?)
+        self.flush(bitmap + u64::from(first), u64::from(last - first))
     }
 
     fn find_zero(&self, bitmap: u64, from: u32, to: u32) -> Result<Option<u32>, Error> {

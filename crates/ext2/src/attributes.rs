@@ -1,11 +1,11 @@
 //! Extended attributes of a file: from storage and to it. What the bytes mean is known to `xattr`.
 //!
 //! Order of stores (contract 7): a changed block of attributes is a new block, whole and durable before the inode names
-//! it; the old one is given back after. An attribute that moves between inode and block is in the place that gains
-//! it before it leaves the other.
+//! it; the old one is given back after. The block's number, the attributes in the inode and the time change at once.
 
 use crate::error::Error;
 use crate::inode::{InodeNo, SetAttributes};
+use crate::intent::Intent;
 use crate::raw::RawInode;
 use crate::volume::Volume;
 use crate::xattr::{self, BlockChange, Storage};
@@ -42,33 +42,21 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn set_xattr(&self, number: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
-        self.inode(number)?;
-        let mut raw = self.raw_inode(number)?;
+        self.read_inode(number)?;
+        let old_raw = self.raw_inode(number)?;
+        let mut raw = old_raw;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
         let (area_at, area_len) = self.read_area(number, &raw, &mut area)?;
         let old = self.read_block(number, &raw, &mut block)?;
+        let old_area = area;
         let (area, block) = (&mut area[..area_len], &mut block[..self.geometry.block_size as usize]);
         let changed = xattr::set(area, block, old.is_some(), number.0, name, value)?;
 
-        let store_area = |area: &[u8]| -> Result<(), Error> {
-            if changed.in_inode {
-                self.device.write(area_at, area)?;
-                self.device.flush(area_at, area.len() as u64)?;
-                self.device.fence()?;
-            }
-            Ok(())
-        };
-        if !changed.block_first {
-            store_area(area)?;
-        }
         let mut new = None;
         if changed.block == BlockChange::Store {
             let goal = self.geometry.group_data((number.0 - 1) / self.geometry.inodes_per_group).start;
             let reserved = self.reserve(goal, 1)?;
-            let at = self.geometry.byte(reserved.first);
-            self.device.write(at, block)?;
-            self.device.flush(at, block.len() as u64)?;
-            self.device.fence()?;
+            self.put(self.geometry.byte(reserved.first), block)?;
             new = Some(reserved);
         }
         if changed.block != BlockChange::Same {
@@ -78,15 +66,16 @@ impl<D: Device, E: Env> Volume<D, E> {
             raw.set_attribute_block(new.as_ref().map_or(0, |new| new.first));
         }
         SetAttributes::default().apply(&mut raw, self.env.now());
-        // This publishes.
-        self.write_raw_inode(number, &raw)?;
+        let mut intent = Intent::new();
+        intent.inode(self.inode_at(number)?, &old_raw, &raw)?;
+        intent.change(area_at, &old_area[..area_len], area)?;
+        let applied = self.apply(self.fence()?, &mut intent);
         if let Some(new) = new {
+            // What failed may have been stored partly: the block is leaked then, not reused.
             new.commit();
         }
-        self.device.fence()?;
-        if changed.block_first {
-            store_area(area)?;
-        }
+        applied?;
+        self.fence()?;
         match old {
             Some(old) if changed.block != BlockChange::Same => self.leave_block(old),
             _ => Ok(()),
@@ -99,7 +88,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         what: impl FnOnce(&Storage<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _guard = self.env.shared(LockId::Inode(number.0));
-        self.inode(number)?;
+        self.read_inode(number)?;
         let raw = self.raw_inode(number)?;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
         let (_, area_len) = self.read_area(number, &raw, &mut area)?;
@@ -121,25 +110,28 @@ impl<D: Device, E: Env> Volume<D, E> {
         if block == 0 {
             return Ok(None);
         }
-        if !self.geometry.is_data(block) {
-            let what = "a block of attributes beyond the volume";
+        if !self.is_file_block(block)? {
+            let what = "a block of attributes that cannot be one";
             return Err(Error::Corrupt { what, inode: number.0, at: block.into() });
         }
         self.device.read(self.geometry.byte(block), &mut to[..self.geometry.block_size as usize])?;
         Ok(Some(block))
     }
 
-    /// One file fewer shares this block of attributes; the last one gives it back.
-    fn leave_block(&self, block: u32) -> Result<(), Error> {
-        let at = self.geometry.byte(block) + OWNERS;
-        let mut owners = [0; 4];
-        self.device.read(at, &mut owners)?;
-        match u32::from_le_bytes(owners) {
-            0 | 1 => self.free_blocks(block, 1),
-            more => {
-                self.device.write(at, &(more - 1).to_le_bytes())?;
-                Ok(self.device.flush(at, 4)?)
+    /// One file fewer shares this block of attributes; the last one gives it back. No inode leads there any more, and that
+    /// is durable.
+    pub(crate) fn leave_block(&self, block: u32) -> Result<(), Error> {
+        {
+            // The files that share it have a lock each; this one they have in common.
+            let _guard = self.env.exclusive(LockId::Group(self.geometry.group_of_block(block)));
+            let at = self.geometry.byte(block) + OWNERS;
+            let mut owners = [0; 4];
+            self.device.read(at, &mut owners)?;
+            let owners = u32::from_le_bytes(owners);
+            if owners > 1 {
+                return self.put(at, &(owners - 1).to_le_bytes());
             }
         }
+        self.free_blocks(block, 1)
     }
 }

@@ -1,13 +1,14 @@
 //! Which block is which page of a file: 12 pointers in the inode, then one, two and three levels of blocks of pointers.
 //!
-//! Order of stores when a hole is given storage (contract 2 and 7): reserve in the bitmap; fill the data with zeros and
-//! the new blocks of pointers with their pointers; make these durable; then one store links them all: the pointer in
-//! the inode, or in a block of pointers that was there before. When blocks are taken away: that pointer first, then
-//! the bitmap.
+//! Order of stores when a hole is given storage (contract 2 and 7): reserve in the bitmap; fill the data, with zeros
+//! or with what is to be written, and the new blocks of pointers with their pointers; make these durable; then one store
+//! links them all: the pointer in the inode, or in a block of pointers that was there before. How blocks are taken away
+//! is in `free`.
 
 use crate::alloc::Reservation;
 use crate::error::Error;
 use crate::file::Blocks;
+use crate::order::Durable;
 use crate::raw::{INODE_BLOCKS, INODE_BLOCKS512};
 use xip_core::{Create, Device, Env, Extent, PageIndex, PageNo, Run};
 
@@ -66,39 +67,79 @@ impl Path {
     }
 }
 
-impl<D: Device, E: Env> Blocks<'_, D, E> {
-    fn pointers(&self) -> u64 {
+/// Storage for a hole, durable, and linked to nothing yet. Given back unless it is committed.
+pub(crate) struct Prepared<'v, D: Device, E: Env> {
+    data: Reservation<'v, D, E>,
+    /// New blocks of pointers on the way there.
+    made: [Option<Reservation<'v, D, E>>; 3],
+    /// Where the pointers are stored that link all of it, how many, and the first; the others count up from there.
+    pub(crate) pointer_at: u64,
+    pub(crate) first: u32,
+    count: u32,
+}
+
+impl<D: Device, E: Env> Prepared<'_, D, E> {
+    /// All blocks that the file gains.
+    pub(crate) fn blocks(&self) -> u32 {
+        self.data.count + self.made.iter().flatten().map(|pointers| pointers.count).sum::<u32>()
+    }
+
+    /// They are linked now.
+    pub(crate) fn commit(self) {
+        self.made.into_iter().flatten().for_each(Reservation::commit);
+        self.data.commit();
+    }
+}
+
+impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
+    pub(crate) fn pointers(&self) -> u64 {
         u64::from(self.volume.geometry.block_size / 4)
     }
 
     /// The storage of page `index` of the file, in blocks of the volume; at most `want` of them.
     pub(crate) fn map(&self, index: PageIndex, want: u64, create: Create) -> Result<Extent, Error> {
+        let want = want.max(1);
         let Some(path) = Path::to(index.0, self.pointers()) else {
             return match create {
                 Create::No => Ok(Extent::Hole(want)),
                 Create::Yes => Err(xip_core::Error::TooLarge.into()),
             };
         };
-        let want = want.max(1);
-        let mut at = self.volume.inode_at(self.number)? + INODE_BLOCKS as u64;
-        for (level, &slot) in path.slots[..path.depth].iter().enumerate() {
-            let pointer_at = at + 4 * u64::from(slot);
-            let pointer = self.pointer(pointer_at)?;
-            let last = level + 1 == path.depth;
-            if pointer == 0 {
-                return match create {
-                    Create::No => self.hole(&path, level, pointer_at, want),
-                    Create::Yes => self.fill(&path, level, pointer_at, index, want),
-                };
-            }
-            if last {
-                let slots = self.slots_left(&path, level);
-                let count = self.run_length(pointer, pointer_at, want.min(slots))?;
-                return Ok(Extent::Storage(Run { first: PageNo(pointer.into()), count }));
-            }
-            at = self.volume.geometry.byte(pointer);
+        let (level, pointer_at, pointer) = self.walk(&path)?;
+        if pointer != 0 {
+            let slots = self.slots_left(&path, level);
+            let count = self.run_length(pointer, pointer_at, want.min(slots))?;
+            return Ok(Extent::Storage(Run { first: PageNo(pointer.into()), count }));
         }
-        Err(self.corrupt("a block map without end", index.0))
+        match create {
+            Create::No => self.hole(&path, level, pointer_at, want),
+            Create::Yes => Ok(Extent::Storage(self.fill_hole(index, want, 0, &[])?)),
+        }
+    }
+
+    /// Follows a path as far as it goes: the level where it ends, where the pointer there stands, and what it is: 0
+    /// for a hole, else the page's block.
+    #[inline]
+    fn walk(&self, path: &Path) -> Result<(usize, u64, u32), Error> {
+        let mut array = self.at + INODE_BLOCKS as u64;
+        let mut level = 0;
+        loop {
+            let pointer_at = array + 4 * u64::from(path.slots[level]);
+            let pointer = self.pointer(pointer_at)?;
+            if pointer == 0 || level + 1 == path.depth {
+                return Ok((level, pointer_at, pointer));
+            }
+            array = self.volume.geometry.byte(pointer);
+            level += 1;
+        }
+    }
+
+    /// Where the pointer to page `index` stands, and the block it leads to. A hole is an error.
+    pub(crate) fn pointer_to(&self, index: u64) -> Result<(u64, u32), Error> {
+        match Path::to(index, self.pointers()).map(|path| self.walk(&path)).transpose()? {
+            Some((_, at, block)) if block != 0 => Ok((at, block)),
+            _ => Err(self.corrupt("a hole in the directory", index)),
+        }
     }
 
     /// Pointers from this one to the end of its array.
@@ -125,16 +166,37 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         Ok(Extent::Hole(pages.min(want)))
     }
 
-    /// How many pointers from `at` on count up from `first`, at most `want`.
+    /// How many pointers from `at` on count up from `first`, at most `want`, within the group.
     fn run_length(&self, first: u32, at: u64, want: u64) -> Result<u64, Error> {
+        let geometry = &self.volume.geometry;
+        let group = geometry.group_of_block(first);
+        let plain = first - geometry.group_blocks(group).start >= self.volume.plain_from;
+        let want = want.min((geometry.group_blocks(group).end - first).into());
         let mut count = 1;
         let mut chunk = [0u8; 256];
         while count < want {
             let len = usize::try_from((want - count) * 4).unwrap_or(usize::MAX).min(chunk.len());
             self.volume.device.read(at + 4 * count, &mut chunk[..len])?;
             for bytes in chunk[..len].chunks_exact(4) {
-                let next = u64::from(u32::from_le_bytes(crate::raw::bytes_at(bytes, 0)));
-                if next != u64::from(first) + count || next >= self.volume.geometry.blocks.into() {
+                let next = u32::from_le_bytes(crate::raw::bytes_at(bytes, 0));
+                if u64::from(next) != u64::from(first) + count || !plain && !self.volume.is_file_block(next)? {
+                    return Ok(count);
+                }
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// How many pointers from `at` on are null, at most `want`.
+    fn null_run(&self, at: u64, want: u64) -> Result<u64, Error> {
+        let mut count = 0;
+        let mut chunk = [0u8; 256];
+        while count < want {
+            let len = usize::try_from((want - count) * 4).unwrap_or(usize::MAX).min(chunk.len());
+            self.volume.device.read(at + 4 * count, &mut chunk[..len])?;
+            for bytes in chunk[..len].chunks_exact(4) {
+                if bytes != [0; 4] {
                     return Ok(count);
                 }
                 count += 1;
@@ -144,12 +206,19 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     }
 
     /// The pointer at byte address `at`: 0, or a block that can be a file's.
-    fn pointer(&self, at: u64) -> Result<u32, Error> {
+    #[inline]
+    pub(crate) fn pointer(&self, at: u64) -> Result<u32, Error> {
         let mut bytes = [0; 4];
         self.volume.device.read(at, &mut bytes)?;
-        let block = u32::from_le_bytes(bytes);
-        if block != 0 && !self.volume.geometry.is_data(block) {
-            return Err(self.corrupt("a block beyond the volume", block.into()));
+        self.checked(u32::from_le_bytes(bytes))
+    }
+
+    /// A pointer: 0, or a block that can be a file's. Every one comes through here before it is followed, so that what
+    /// is written to a file never lands in the metadata of the volume.
+    #[inline]
+    pub(crate) fn checked(&self, block: u32) -> Result<u32, Error> {
+        if block != 0 && !self.volume.is_file_block(block)? {
+            return Err(self.corrupt("a block that cannot be a file's", block.into()));
         }
         Ok(block)
     }
@@ -158,69 +227,111 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         Error::Corrupt { what, inode: self.number.0, at }
     }
 
-    /// Gives storage to the hole that the null pointer at `pointer_at`, of `level`, makes.
-    fn fill(&self, path: &Path, level: usize, pointer_at: u64, index: PageIndex, want: u64) -> Result<Extent, Error> {
-        let volume = self.volume;
-        let geometry = &volume.geometry;
-        volume.check_writable()?;
-        // Only null pointers of one array are filled at once: those after the page's own, in the same block of pointers
-        // (a new one is all null).
-        let last = path.depth - 1;
-        let mut room = self.slots_left(path, last).min(want);
-        if level == last {
-            let mut free = 1;
-            while free < room && self.pointer(pointer_at + 4 * free)? == 0 {
-                free += 1;
-            }
-            room = free;
-        }
-        let goal = self.goal_for(index)?;
-        let data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
-        volume.zero_blocks(data.first, data.count)?;
-
-        // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
-        let mut made: [Option<Reservation<'_, D, E>>; 3] = [None, None, None];
-        let mut child = data.first;
-        for above in (level + 1..path.depth).rev() {
-            let pointers = volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1)?;
-            volume.zero_blocks(pointers.first, 1)?;
-            let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
-            let count = if above == last { data.count } else { 1 };
-            self.put_pointers(at, child, count)?;
-            if let Some(goal) = self.goal.get().pointers {
-                self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
-            }
-            child = pointers.first;
-            made[above - 1] = Some(pointers);
-        }
+    /// Gives storage to at most `want` pages of the hole at `index`: `from` stands at byte `within` of it, as far as it
+    /// fits, all else is zeros.
+    pub(crate) fn fill_hole(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<Run, Error> {
+        let prepared = self.prepare(index, want, within, from)?;
         // Rule 1 of contract 7: all of it durable before anything points at it.
-        volume.device.fence()?;
-        let pointer_blocks: u32 = made.iter().flatten().map(|pointers| pointers.count).sum();
-        self.count_blocks(i64::from(data.count + pointer_blocks))?;
-        // This publishes.
-        let published = if level == last { data.count } else { 1 };
-        if let Err(error) = self.put_pointers(pointer_at, child, published) {
+        let durable = self.volume.fence()?;
+        self.count_blocks(prepared.blocks().into())?;
+        if let Err(error) = self.link(&durable, &prepared) {
             // Some may be stored. Only when none is, the blocks can be given back (rule 2 of contract 7); else they are
             // leaked.
-            if self.clear_pointers(pointer_at, published).is_ok() {
-                let _ = self.count_blocks(-i64::from(data.count + pointer_blocks));
+            if self.unlink(&prepared).is_ok() {
+                let _ = self.count_blocks(-i64::from(prepared.blocks()));
             } else {
-                made.into_iter().flatten().for_each(Reservation::commit);
-                data.commit();
+                prepared.commit();
             }
             return Err(error);
         }
-
+        let data = &prepared.data;
         if self.goal.get().data.is_some() {
             self.goal.update(|old| Goal { data: Some(data.first + data.count), ..old });
         }
         let run = Run { first: PageNo(data.first.into()), count: data.count.into() };
-        made.into_iter().flatten().for_each(Reservation::commit);
-        data.commit();
-        Ok(Extent::Storage(run))
+        prepared.commit();
+        Ok(run)
     }
 
-    /// Stores `count` pointers that count up from `first`.
+    /// Reserves storage for at most `want` pages of the hole at `index`, and puts what is to stand there.
+    pub(crate) fn prepare(
+        &self,
+        index: PageIndex,
+        want: u64,
+        within: usize,
+        from: &[u8],
+    ) -> Result<Prepared<'v, D, E>, Error> {
+        let volume = self.volume;
+        let geometry = &volume.geometry;
+        volume.check_writable()?;
+        let path = Path::to(index.0, self.pointers()).ok_or(xip_core::Error::TooLarge)?;
+        let (level, pointer_at, pointer) = self.walk(&path)?;
+        if pointer != 0 {
+            return Err(self.corrupt("storage where a hole was", index.0));
+        }
+        // Only null pointers of one array are filled at once: those after the page's own, in the same block of pointers
+        // (a new one is all null).
+        let last = path.depth - 1;
+        let mut room = self.slots_left(&path, last).min(want.max(1));
+        if level == last {
+            room = self.null_run(pointer_at, room)?.max(1);
+        }
+        let goal = self.goal_for(index)?;
+        let data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
+        self.put_content(&data, within, from)?;
+
+        // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
+        let mut made: [Option<Reservation<'v, D, E>>; 3] = [None, None, None];
+        let mut first = data.first;
+        for above in (level + 1..path.depth).rev() {
+            let pointers = volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1)?;
+            volume.zero_blocks(pointers.first, 1)?;
+            let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
+            self.put_pointers(at, first, if above == last { data.count } else { 1 })?;
+            if let Some(goal) = self.goal.get().pointers {
+                self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
+            }
+            first = pointers.first;
+            made[above - 1] = Some(pointers);
+        }
+        let count = if level == last { data.count } else { 1 };
+        Ok(Prepared { data, made, pointer_at, first, count })
+    }
+
+    /// A new block with these contents, to take the place of `old`, which the pointer at `pointer_at` leads to.
+    pub(crate) fn prepare_copy(&self, pointer_at: u64, old: u32, bytes: &[u8]) -> Result<Prepared<'v, D, E>, Error> {
+        self.volume.check_writable()?;
+        let data = self.volume.reserve(old, 1)?;
+        self.volume.put(self.volume.geometry.byte(data.first), bytes)?;
+        Ok(Prepared { first: data.first, data, made: [None, None, None], pointer_at, count: 1 })
+    }
+
+    /// Fills new blocks: `from` at byte `within`, as far as it fits, zeros before and after.
+    fn put_content(&self, data: &Reservation<'_, D, E>, within: usize, from: &[u8]) -> Result<(), Error> {
+        if from.is_empty() {
+            return self.volume.zero_blocks(data.first, data.count);
+        }
+        let (at, len) = (self.volume.geometry.byte(data.first), self.volume.geometry.byte(data.count));
+        let room = usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(within);
+        let from = &from[..from.len().min(room)];
+        let end = (within + from.len()) as u64;
+        self.volume.put_zeros(at, within as u64)?;
+        self.volume.put_data(at + within as u64, from)?;
+        self.volume.put_zeros(at + end, len - end)
+    }
+
+    fn link(&self, _durable: &Durable, prepared: &Prepared<'_, D, E>) -> Result<(), Error> {
+        // Each pointer is one store, and a page of its own.
+        self.put_pointers(prepared.pointer_at, prepared.first, prepared.count)
+    }
+
+    fn unlink(&self, prepared: &Prepared<'_, D, E>) -> Result<(), Error> {
+        self.volume.put_zeros(prepared.pointer_at, 4 * u64::from(prepared.count))?;
+        self.volume.fence()?;
+        Ok(())
+    }
+
+    /// Puts `count` pointers that count up from `first`.
     fn put_pointers(&self, at: u64, first: u32, count: u32) -> Result<(), Error> {
         let mut chunk = [0u8; 256];
         let mut done = 0;
@@ -230,18 +341,10 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
                 let slot = 4 * k as usize;
                 chunk[slot..slot + 4].copy_from_slice(&(first + done + k).to_le_bytes());
             }
-            self.volume.device.write(at + 4 * u64::from(done), &chunk[..4 * n as usize])?;
+            self.volume.put(at + 4 * u64::from(done), &chunk[..4 * n as usize])?;
             done += n;
         }
-        Ok(self.volume.device.flush(at, 4 * u64::from(count))?)
-    }
-
-    fn clear_pointers(&self, at: u64, count: u32) -> Result<(), Error> {
-        for n in 0..u64::from(count) {
-            self.volume.device.write(at + 4 * n, &[0; 4])?;
-        }
-        self.volume.device.flush(at, 4 * u64::from(count))?;
-        Ok(self.volume.device.fence()?)
+        Ok(())
     }
 
     /// Where the block of page `index` should stand.
@@ -258,64 +361,17 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         Ok(geometry.group_data((self.number.0 - 1) / geometry.inodes_per_group).start)
     }
 
-    /// Adds blocks to what the inode says it has.
-    fn count_blocks(&self, change: i64) -> Result<(), Error> {
-        let at = self.volume.inode_at(self.number)? + INODE_BLOCKS512;
+    /// Adds blocks to what the inode says it has. When they are gained it is counted before they are linked, when they
+    /// are lost after: a crash leaves the count too high, as if the blocks that it leaks were the file's.
+    pub(crate) fn count_blocks(&self, change: i64) -> Result<(), Error> {
+        if change == 0 {
+            return Ok(());
+        }
+        let at = self.at + INODE_BLOCKS512;
         let mut bytes = [0; 4];
         self.volume.device.read(at, &mut bytes)?;
         let units = change * i64::from(self.volume.geometry.block_size / 512);
         let new = (i64::from(u32::from_le_bytes(bytes)) + units).clamp(0, u32::MAX.into());
-        self.volume.device.write(at, &u32::try_from(new).unwrap_or(u32::MAX).to_le_bytes())?;
-        Ok(self.volume.device.flush(at, 4)?)
-    }
-
-    /// Takes all blocks from page `first` on away from the file.
-    pub(crate) fn free_blocks_from(&self, first: u64) -> Result<(), Error> {
-        self.volume.check_writable()?;
-        let pointers = self.pointers();
-        let inode = self.volume.inode_at(self.number)? + INODE_BLOCKS as u64;
-        let mut start = 0;
-        for slot in 0..15 {
-            let depth = if slot < 12 { 0 } else { slot - 11 };
-            self.free_tree(inode + 4 * u64::from(slot), depth, start, first)?;
-            start += pointers.pow(depth);
-        }
-        Ok(())
-    }
-
-    /// Frees what the pointer at `pointer_at` leads to, `depth` blocks of pointers deep, as far as it belongs to pages
-    /// from `first` on; it stands for those from `start` on. Depth is at most 3, and no block is freed twice, which
-    /// bounds the walk on any volume.
-    fn free_tree(&self, pointer_at: u64, depth: u32, start: u64, first: u64) -> Result<(), Error> {
-        let volume = self.volume;
-        let span = self.pointers().pow(depth);
-        if start + span <= first {
-            return Ok(());
-        }
-        let block = self.pointer(pointer_at)?;
-        if block == 0 {
-            return Ok(());
-        }
-        if !volume.is_allocated(block)? {
-            return Err(self.corrupt("a block of the file is not allocated", block.into()));
-        }
-        let whole = start >= first;
-        if whole {
-            // Rule 2 of contract 7: nothing may point at what is free.
-            volume.device.write(pointer_at, &[0; 4])?;
-            volume.device.flush(pointer_at, 4)?;
-            volume.device.fence()?;
-        }
-        if depth > 0 {
-            let array = volume.geometry.byte(block);
-            for slot in 0..self.pointers() {
-                self.free_tree(array + 4 * slot, depth - 1, start + slot * (span / self.pointers()), first)?;
-            }
-        }
-        if whole {
-            volume.free_blocks(block, 1)?;
-            self.count_blocks(-1)?;
-        }
-        Ok(())
+        self.volume.put(at, &u32::try_from(new).unwrap_or(u32::MAX).to_le_bytes())
     }
 }

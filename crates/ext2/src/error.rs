@@ -68,8 +68,12 @@ pub enum Error {
     NotEmpty,
     /// A name longer than 255 bytes, or a target of a symbolic link that a block does not hold: `ENAMETOOLONG`.
     NameTooLong,
-    /// Empty, or with a slash or a zero byte in it: `EINVAL`.
+    /// Empty, or with a slash or a zero byte in it, or `.` or `..` where none may be: `EINVAL`.
     InvalidName,
+    /// A directory cannot come to stand below itself: `EINVAL`.
+    OwnSubtree,
+    /// It has names, so it cannot be released; or others change it all the time: `EBUSY`.
+    Busy,
     /// A file cannot have more links: `EMLINK`.
     TooManyLinks,
     /// A directory cannot have more entries: `ENOSPC`.
@@ -100,7 +104,9 @@ impl Error {
             | Self::CannotMake { .. }
             | Self::UnsupportedBlocksize { .. }
             | Self::InvalidName
+            | Self::OwnSubtree
             | Self::WrongKind => errno::EINVAL,
+            Self::Busy => errno::EBUSY,
             Self::BadGeometry { .. } | Self::CutOff { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
             Self::UnknownFeature { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
             Self::NotFound => errno::ENOENT,
@@ -159,7 +165,9 @@ impl fmt::Display for Error {
             Self::NameTooLong => {
                 f.write_str("the name is longer than 255 bytes, or the target of the link than a block")
             }
-            Self::InvalidName => f.write_str("a name cannot be empty or hold a slash or a zero byte"),
+            Self::InvalidName => f.write_str("a name cannot be empty, . or .. here, or hold a slash or a zero byte"),
+            Self::OwnSubtree => f.write_str("a directory cannot be moved below itself"),
+            Self::Busy => f.write_str("in use; try again"),
             Self::TooManyLinks => f.write_str("the file has as many links as the format can count"),
             Self::DirectoryFull => f.write_str("the directory's index is full"),
             Self::NoSpace => f.write_str("no space left on the volume"),

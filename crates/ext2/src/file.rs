@@ -5,6 +5,8 @@ use crate::blockmap::Goal;
 use crate::error::Error;
 use crate::geometry::feature;
 use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
+use crate::intent::Intent;
+use crate::raw::INODE_SIZE;
 use crate::volume::Volume;
 use core::cell::Cell;
 use xip_core::{
@@ -16,6 +18,8 @@ use xip_core::{
 pub struct Blocks<'v, D, E> {
     pub(crate) volume: &'v Volume<D, E>,
     pub(crate) number: InodeNo,
+    /// Byte address of its inode.
+    pub(crate) at: u64,
     pub(crate) goal: Cell<Goal>,
 }
 
@@ -52,15 +56,15 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     fn regular(&self, number: InodeNo, goal: Goal) -> Result<Blocks<'_, D, E>, Error> {
         match self.inode(number)?.kind {
-            Kind::Regular => Ok(Blocks { volume: self, number, goal: Cell::new(goal) }),
+            Kind::Regular => Ok(Blocks { goal: Cell::new(goal), ..self.blocks(number)? }),
             Kind::Directory => Err(Error::IsDirectory),
             _ => Err(Error::WrongKind),
         }
     }
 
     /// The blocks of any inode that has some: for directories and symbolic links.
-    pub(crate) fn blocks(&self, number: InodeNo) -> Blocks<'_, D, E> {
-        Blocks { volume: self, number, goal: Cell::new(Goal::default()) }
+    pub(crate) fn blocks(&self, number: InodeNo) -> Result<Blocks<'_, D, E>, Error> {
+        Ok(Blocks { volume: self, number, at: self.inode_at(number)?, goal: Cell::new(Goal::default()) })
     }
 }
 
@@ -80,7 +84,7 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn size(&self) -> Result<u64, Error> {
-        let at = self.volume.inode_at(self.number)?;
+        let at = self.at;
         let (mut low, mut high) = ([0; 4], [0; 4]);
         self.volume.device.read(at + 4, &mut low)?;
         self.volume.device.read(at + 108, &mut high)?;
@@ -120,10 +124,13 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         }
         // Once more under the lock: the ctime that is kept must be that of the last change.
         let _guard = self.exclusive();
-        if let (Ok(inode), Ok(mut raw)) = (self.volume.inode(self.number), self.volume.raw_inode(self.number)) {
+        if let (Ok(inode), Ok(old), Ok(())) =
+            (self.volume.read_inode(self.number), self.volume.raw_inode(self.number), self.volume.check_writable())
+        {
+            let mut new = old;
             let change = SetAttributes { atime: Some(now), ctime: Some(inode.ctime), ..SetAttributes::default() };
-            change.apply(&mut raw, now);
-            let _ = self.volume.write_raw_inode(self.number, &raw);
+            change.apply(&mut new, now);
+            let _ = self.volume.put_changes(self.at, &old, &new);
         }
     }
 
@@ -133,30 +140,52 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         const GROUP_EXECUTE: u16 = 0o010;
         self.volume.check_writable()?;
         let now = self.volume.env.now();
-        let mut raw = self.volume.raw_inode(self.number)?;
+        let old = self.volume.raw_inode(self.number)?;
+        let mut new = old;
         if !keep_set_id {
             // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
-            let drop = SET_UID | if raw.mode() & GROUP_EXECUTE != 0 { SET_GID } else { 0 };
-            raw.set_mode(raw.mode() & !drop);
+            let drop = SET_UID | if old.mode() & GROUP_EXECUTE != 0 { SET_GID } else { 0 };
+            new.set_mode(old.mode() & !drop);
         }
-        SetAttributes { mtime: Some(now), ..SetAttributes::default() }.apply(&mut raw, now);
-        self.volume.write_raw_inode(self.number, &raw)
+        SetAttributes { mtime: Some(now), ..SetAttributes::default() }.apply(&mut new, now);
+        self.volume.put_changes(self.at, &old, &new)
     }
 
     fn publish_size(&self, size: u64) -> Result<(), Error> {
-        self.volume.device.fence()?;
-        let mut raw = self.volume.raw_inode(self.number)?;
-        raw.set_size_low((size & 0xffff_ffff) as u32);
-        raw.set_size_high((size >> 32) as u32);
-        self.volume.write_raw_inode(self.number, &raw)
+        let durable = self.volume.fence()?;
+        let old = self.volume.raw_inode(self.number)?;
+        let mut new = old;
+        new.set_size(size);
+        if old.size_high() == new.size_high() {
+            return self.volume.publish(&durable, self.at + INODE_SIZE, &size.to_le_bytes()[..4]);
+        }
+        // The halves of the size do not lie together.
+        let mut intent = Intent::new();
+        intent.inode(self.at, &old, &new)?;
+        self.volume.apply(durable, &mut intent)
+    }
+
+    fn shrink(&self, size: u64) -> Result<(), Error> {
+        self.cut(size)
+    }
+
+    fn free_pages(&self, first: PageIndex, count: u64) -> Result<(), Error> {
+        self.free_range(first.0, first.0.saturating_add(count))
+    }
+
+    fn settle(&self) -> Result<(), Error> {
+        self.volume.fence()?;
+        Ok(())
     }
 
     fn free_from(&self, first: PageIndex) -> Result<(), Error> {
-        self.free_blocks_from(first.0)
+        self.free_range(first.0, u64::MAX)
     }
 
+    /// What was written and the metadata were flushed as they were stored, when storage is persistent. Else the device may
+    /// still have a way to keep things, and decides what that costs.
     fn sync(&self, _data_only: bool) -> Result<(), Error> {
-        self.volume.sync()
+        if self.volume.persistent { self.settle() } else { self.volume.sync() }
     }
 }
 
@@ -171,6 +200,12 @@ impl<D: Device, E: Env> Mapping for Blocks<'_, D, E> {
     fn get_xip_pages(&self, index: PageIndex, want: u64, create: Create) -> Result<Extent, Error> {
         // A block is a page here: `in_place` was asked before this file was made.
         self.map(index, want, create)
+    }
+
+    fn fill(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<usize, Error> {
+        let run = self.fill_hole(index, want, within, from)?;
+        let room = run.count.saturating_mul(PAGE_SIZE as u64) - within as u64;
+        Ok(from.len().min(usize::try_from(room).unwrap_or(usize::MAX)))
     }
 }
 
@@ -213,9 +248,30 @@ impl<D: Device, E: Env> PageIo for Blocks<'_, D, E> {
     }
 
     fn write_page(&self, index: PageIndex, within: usize, from: &[u8]) -> Result<(), Error> {
-        self.parts(index, within, from.len(), Create::Yes, |part, at| match at {
-            Some(at) => Ok(self.volume.device.write(at, &from[part])?),
-            None => Err(xip_core::Error::Lost { index }.into()),
+        // Only volumes whose blocks are pages are written.
+        match self.map(index, 1, Create::No)? {
+            Extent::Storage(Run { first: PageNo(block), .. }) => {
+                self.volume.put_data(block * PAGE_SIZE as u64 + within as u64, from)
+            }
+            Extent::Hole(_) => self.fill_hole(index, 1, within, from).map(drop),
+        }
+    }
+
+    fn allocate_pages(&self, index: PageIndex, want: u64) -> Result<u64, Error> {
+        match self.map(index, want, Create::Yes)? {
+            Extent::Storage(run) => Ok(run.count.min(want)),
+            Extent::Hole(_) => Err(xip_core::Error::Lost { index }.into()),
+        }
+    }
+
+    fn pages_have_storage(&self, index: PageIndex, want: u64) -> Result<(bool, u64), Error> {
+        // A page is data when one of its blocks is.
+        let in_page = PAGE_SIZE as u64 / u64::from(self.volume.geometry.block_size);
+        let first = PageIndex(index.0.saturating_mul(in_page));
+        Ok(match self.map(first, want.saturating_mul(in_page), Create::No)? {
+            Extent::Storage(run) => (true, run.count.div_ceil(in_page).min(want)),
+            Extent::Hole(count) if count >= in_page => (false, (count / in_page).min(want)),
+            Extent::Hole(_) => (true, 1),
         })
     }
 }

@@ -1,11 +1,11 @@
 //! A new volume.
 
-use crate::dir;
 use crate::error::Error;
 use crate::geometry::{Geometry, MAGIC, ROOT, SUPER_AT, feature};
 use crate::inode::{InodeNo, Kind};
 use crate::namei::{NewInode, NewKind};
 use crate::raw::{RawGroup, RawSuper};
+use crate::state::State;
 use crate::volume::Volume;
 use xip_core::{Device, Env, PAGE_SIZE};
 
@@ -39,7 +39,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         if format.blocks > device.pages() {
             return Err(Error::CannotMake { what: "the number of pages of the device", value: device.pages() });
         }
-        let mut volume = Self { device, env, geometry, read_only: None };
+        let mut volume = Self::new(device, env, geometry, State::new_volume());
         volume.read_only = volume.forbidden();
         volume.check_writable()?;
         volume.write_metadata(format)?;
@@ -145,10 +145,9 @@ impl<D: Device, E: Env> Volume<D, E> {
             uid: format.root_owner.0,
             gid: format.root_owner.1,
         };
-        self.write_new_inode(InodeNo(ROOT), &self.new_record(&root)?)?;
+        let mut record = self.new_record(&root)?;
+        self.make(InodeNo(ROOT), InodeNo(ROOT), &root, &mut record)?;
         self.count_directory(InodeNo(ROOT))?;
-        let mut blocks = self.directory(InodeNo(ROOT))?;
-        dir::init(&mut blocks, ROOT, ROOT)?;
         debug_assert_eq!(self.inode(InodeNo::ROOT)?.kind, Kind::Directory);
         Ok(())
     }

@@ -89,7 +89,7 @@ pub struct Inode {
     pub gid: u32,
     /// Size in bytes.
     pub size: u64,
-    /// Names that lead to it.
+    /// Names that lead to it; 0 for one that is in use without.
     pub links: u16,
     /// Storage it has, in units of 512 bytes, with the blocks of pointers and attributes.
     pub blocks512: u32,
@@ -118,7 +118,8 @@ const FLAGS_FOREIGN: u32 = 0x0008_0000 | 0x1000_0000 | 0x800;
 impl Inode {
     pub(crate) fn check(raw: &RawInode, number: InodeNo, largest: u64) -> Result<Self, Error> {
         let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
-        if raw.links() == 0 {
+        // Without names it is in use until it is released, which sets the time of its deletion.
+        if raw.links() == 0 && (raw.mode() == 0 || raw.dtime() != 0) {
             return Err(Error::NotFound);
         }
         let kind = Kind::from_mode(raw.mode()).ok_or(corrupt("unknown kind of file", raw.mode().into()))?;

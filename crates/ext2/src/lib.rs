@@ -11,14 +11,17 @@
 //! | `format` | a new volume |
 //! | `alloc` | bitmaps and counters |
 //! | `inode` | what a file is: kind, owners, times |
-//! | `blockmap` | which block is which page of a file: read, allocate, free |
+//! | `order`, `intent`, `state` | what is stored when: flush and fence; several stores at once; closed or not |
+//! | `blockmap`, `free` | which block is which page of a file: read, allocate; free |
 //! | `file` | a file for the operations of `xip-core`, in place or cached |
 //! | `dir`, `xattr` | names, extended attributes: what the bytes mean |
-//! | `attributes` | extended attributes of a file |
-//! | `namei` | look up, create, link |
+//! | `attributes`, `directory`, `symlink` | what files have beside their data, on a volume |
+//! | `namei`, `unlink`, `rename` | names that come, go and move |
 //!
-//! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7; every function that writes says which
-//! store publishes.
+//! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7, argued in `docs/order.md`.
+//!
+//! Callbacks: [`Volume::read_dir`] holds no lock while its callback runs. Those of [`Volume::xattrs`], [`Volume::free_runs`]
+//! and [`xip_core::ops::sendfile`] run under a lock and must not use the volume.
 #![no_std]
 // A number from storage is never narrowed in silence, and nothing from outside makes a panic.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::unwrap_used))]
@@ -29,14 +32,21 @@ mod attributes;
 mod blockmap;
 pub mod check;
 mod dir;
+mod directory;
 mod error;
 mod file;
 mod format;
+mod free;
 mod geometry;
 mod inode;
+mod intent;
 mod namei;
+mod order;
 mod raw;
+mod rename;
+mod state;
 mod symlink;
+mod unlink;
 mod volume;
 mod xattr;
 
@@ -48,4 +58,5 @@ pub use format::Format;
 pub use geometry::Geometry;
 pub use inode::{Inode, InodeNo, Kind, SetAttributes};
 pub use namei::{NewInode, NewKind};
+pub use rename::Rename;
 pub use volume::{Statfs, Volume};

@@ -105,6 +105,7 @@ record! {
         links set_links: u16 = 26,
         blocks512 set_blocks512: u32 = 28,
         flags set_flags: u32 = 32,
+        first_block set_first_block: u32 = 40,
         generation set_generation: u32 = 100,
         attribute_block set_attribute_block: u32 = 104,
         size_high set_size_high: u32 = 108,
@@ -126,9 +127,18 @@ pub(crate) const INODE_BLOCKS_LEN: usize = 60;
 /// Bytes of an inode of revision 0; the rest begins with its own length.
 pub(crate) const INODE_BASE: usize = 128;
 /// Offset of `i_size`, and of `i_blocks`, for stores of one field.
+pub(crate) const INODE_SIZE: u64 = 4;
 pub(crate) const INODE_BLOCKS512: u64 = 28;
 
 impl RawInode {
+    /// The size of a regular file or a directory.
+    #[inline]
+    pub(crate) fn set_size(&mut self, size: u64) {
+        let [a, b, c, d, e, f, g, h] = size.to_le_bytes();
+        self.set_size_low(u32::from_le_bytes([a, b, c, d]));
+        self.set_size_high(u32::from_le_bytes([e, f, g, h]));
+    }
+
     /// Block pointer `n` of 15.
     #[inline]
     pub(crate) fn block(&self, n: usize) -> u32 {

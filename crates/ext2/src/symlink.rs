@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
 use crate::raw::{INODE_BLOCKS, INODE_BLOCKS_LEN, RawInode};
 use crate::volume::Volume;
-use xip_core::{Create, Device, Env, Extent, PageIndex};
+use xip_core::{Create, Device, Env, Extent, LockId, PageIndex};
 
 /// Bytes of a target that fit into the inode: one of the 60 is kept for the zero that ends it.
 pub(crate) const FAST: usize = INODE_BLOCKS_LEN - 1;
@@ -15,7 +15,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// [`Error::WrongKind`] for anything else; [`Error::Corrupt`] for a target longer than a block.
     pub fn read_link(&self, number: InodeNo, to: &mut [u8]) -> Result<usize, Error> {
-        let inode = self.inode(number)?;
+        let _guard = self.env.shared(LockId::Inode(number.0));
+        let inode = self.read_inode(number)?;
         if inode.kind != Kind::Symlink {
             return Err(Error::WrongKind);
         }
@@ -35,7 +36,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
             to[..count].copy_from_slice(&raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
         } else {
-            match self.blocks(number).map(PageIndex(0), 1, Create::No)? {
+            match self.blocks(number)?.map(PageIndex(0), 1, Create::No)? {
                 Extent::Storage(run) => {
                     self.device.read(run.first.0 * u64::from(self.geometry.block_size), &mut to[..count])?
                 }
@@ -46,7 +47,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Whether the target stands in the inode: it has no block but that of its attributes.
-    fn is_fast(&self, raw: &RawInode) -> bool {
+    pub(crate) fn is_fast(&self, raw: &RawInode) -> bool {
         let attributes = if raw.attribute_block() != 0 { self.geometry.block_size / 512 } else { 0 };
         raw.blocks512() == attributes
     }

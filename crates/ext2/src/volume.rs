@@ -1,9 +1,12 @@
 //! A volume: opened, its shape checked, its records at hand.
 
+use crate::alloc::Hints;
 use crate::error::Error;
 use crate::geometry::{Geometry, Group, SUPER_AT, feature};
 use crate::inode::{Inode, InodeNo, SetAttributes};
+use crate::intent::{Intent, each_change};
 use crate::raw::{INODE_BASE, RawGroup, RawInode, RawSuper};
+use crate::state::State;
 use xip_core::{Device, Env, LockId, PAGE_SIZE};
 
 /// An ext2 file system on a device. All methods take `&self`; whoever shares a volume between threads gives it an
@@ -14,6 +17,12 @@ pub struct Volume<D, E> {
     pub(crate) env: E,
     pub(crate) geometry: Geometry,
     pub(crate) read_only: Option<&'static str>,
+    /// The device keeps what is flushed; else flushes and fences are left out.
+    pub(crate) persistent: bool,
+    pub(crate) state: State,
+    pub(crate) hints: Hints,
+    /// Blocks of a group from this one on are a file's or free, in every group.
+    pub(crate) plain_from: u32,
 }
 
 /// Figures of a volume.
@@ -38,6 +47,10 @@ pub struct Statfs {
 impl<D: Device, E: Env> Volume<D, E> {
     /// Opens the volume on `device`. It is read-only when the device or the environment is, when it has features that ask for it, or
     /// when its blocks are not pages; [`Volume::read_only`] says which.
+    ///
+    /// One that can be written completes what a crash interrupted halfway, as far as that was written down (`docs/order.md`).
+    /// [`Volume::is_clean`] says whether it was closed properly; one that was not is in order but for what a crash
+    /// may leave, and should be checked and repaired before it is written.
     ///
     /// # Errors
     /// [`Error::NotExt2`], [`Error::BadGeometry`] with the field, [`Error::CutOff`], [`Error::UnknownFeature`]; what the device says.
@@ -64,15 +77,29 @@ impl<D: Device, E: Env> Volume<D, E> {
         } else {
             None
         };
-        let mut volume = Self { device, env, geometry, read_only };
+        let mut volume = Self::new(device, env, geometry, State::of(&raw));
         volume.read_only = volume.forbidden().or(read_only);
+        if volume.read_only.is_none() {
+            volume.complete_intent()?;
+        }
         for group in 0..geometry.groups {
-            volume.group(group)?;
+            let head = geometry.group_blocks(group).start + geometry.head_of(group);
+            let Group { block_bitmap, inode_bitmap, inode_table } = volume.group(group)?;
+            if [block_bitmap, inode_bitmap, inode_table] != [head, head + 1, head + 2] {
+                volume.plain_from = u32::MAX;
+            }
         }
         if !volume.inode(InodeNo::ROOT).is_ok_and(|root| root.kind == crate::inode::Kind::Directory) {
             return Err(Error::Corrupt { what: "the root is not a directory", inode: InodeNo::ROOT.0, at: 0 });
         }
         Ok(volume)
+    }
+
+    pub(crate) fn new(device: D, env: E, geometry: Geometry, state: State) -> Self {
+        let persistent = device.properties().persistent;
+        // Group 0 has all that a group can have before its data.
+        let plain_from = geometry.overhead_of(0);
+        Self { device, env, geometry, read_only: None, persistent, state, hints: Hints::default(), plain_from }
     }
 
     /// Its shape.
@@ -132,6 +159,12 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// [`Error::NotFound`] for one that is not in use, [`Error::Corrupt`].
     pub fn inode(&self, number: InodeNo) -> Result<Inode, Error> {
+        let _guard = self.env.shared(LockId::Inode(number.0));
+        self.read_inode(number)
+    }
+
+    /// As [`Volume::inode`], by one who holds its lock.
+    pub(crate) fn read_inode(&self, number: InodeNo) -> Result<Inode, Error> {
         Inode::check(&self.raw_inode(number)?, number, self.geometry.largest_file())
     }
 
@@ -143,10 +176,16 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
         // That it is in use.
-        self.inode(number)?;
-        let mut raw = self.raw_inode(number)?;
-        change.apply(&mut raw, self.env.now());
-        self.write_raw_inode(number, &raw)
+        self.read_inode(number)?;
+        let at = self.inode_at(number)?;
+        let old = self.raw_inode(number)?;
+        let mut new = old;
+        change.apply(&mut new, self.env.now());
+        let mut intent = Intent::new();
+        intent.inode(at, &old, &new)?;
+        self.apply(self.fence()?, &mut intent)?;
+        self.fence()?;
+        Ok(())
     }
 
     /// Makes all that was written durable.
@@ -167,10 +206,6 @@ impl<D: Device, E: Env> Volume<D, E> {
         } else {
             None
         }
-    }
-
-    pub(crate) fn check_writable(&self) -> Result<(), Error> {
-        self.read_only.map_or(Ok(()), |reason| Err(Error::ReadOnly { reason }))
     }
 
     pub(crate) fn group(&self, group: u32) -> Result<Group, Error> {
@@ -206,8 +241,13 @@ impl<D: Device, E: Env> Volume<D, E> {
         // Not beyond what the inode says of itself: its attributes begin there, on other makers' volumes before byte 160.
         let own = INODE_BASE + usize::from(raw.extra_size());
         let len = RawInode::LEN.min(self.geometry.inode_size.into()).min(own);
-        self.device.write(at, &raw.0[..len])?;
-        Ok(self.device.flush(at, len as u64)?)
+        self.put(at, &raw.0[..len])
+    }
+
+    /// Stores what differs between two states of the inode at `at`: fields of which any mixture is right.
+    #[inline]
+    pub(crate) fn put_changes(&self, at: u64, old: &RawInode, new: &RawInode) -> Result<(), Error> {
+        each_change(old, new, |from, to| self.put(at + from as u64, &new.0[from..to]))
     }
 
     /// Where the attributes in an inode begin, and how many bytes they may have.
@@ -233,6 +273,19 @@ impl<D: Device, E: Env> Volume<D, E> {
                 self.device.write(at + n * zeros.len() as u64, &zeros)?;
             }
         }
-        Ok(self.device.flush(at, len)?)
+        self.flush(at, len)
+    }
+
+    /// Whether a number can be that of a block of a file: on the volume, and not part of the format itself.
+    #[inline]
+    pub(crate) fn is_file_block(&self, block: u32) -> Result<bool, Error> {
+        if !self.geometry.is_data(block) {
+            return Ok(false);
+        }
+        let group = self.geometry.group_of_block(block);
+        if block - self.geometry.group_blocks(group).start >= self.plain_from {
+            return Ok(true);
+        }
+        Ok(!self.group(group)?.owns(&self.geometry, group, block))
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Block<'a> {
     /// The entry at `at`, which is inside the block. Every lookup comes through here for every entry on its way, so
     /// what is wrong is only told apart when something is.
     #[inline(always)]
-    fn entry(&self, at: usize) -> Result<Entry<'a>, Error> {
+    pub(crate) fn entry(&self, at: usize) -> Result<Entry<'a>, Error> {
         let rest = &self.bytes[at..];
         let Some((head, names)) = rest.split_first_chunk::<HEAD>() else { return Err(self.what_is_wrong(at)) };
         let inode = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);

@@ -10,7 +10,7 @@ mod split;
 mod table;
 
 use super::hash::Hasher;
-use super::{DirBlocks, Found, New, linear, view};
+use super::{DirBlocks, Found, Room, linear, view};
 use crate::error::Error;
 use crate::raw::bytes_at;
 pub(super) use split::convert;
@@ -28,6 +28,7 @@ pub(super) enum Answer<T> {
 }
 
 /// The way from the root to a leaf. Its depth is part of its type: no index, however damaged, leads further.
+#[derive(Clone, Copy)]
 struct Path {
     hasher: Hasher,
     hash: u32,
@@ -85,25 +86,59 @@ pub(super) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Answer<Option
     Ok(Answer::Here(None))
 }
 
-/// Adds an entry to a directory with an index.
-pub(super) fn insert(blocks: &mut impl DirBlocks, new: &New<'_>) -> Result<(), Error> {
+/// Room for an entry of this name, made where there is none; `None` when the index contradicts itself.
+///
+/// # Errors
+/// [`Error::Exists`]; [`Error::DirectoryFull`] when neither the root nor what is below it has room.
+pub(super) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
     let mut bytes = [0; 4096];
-    // At most: the root grows a level, or a block of the index is split; then the leaf.
-    for _ in 0..3 {
-        let path = match probe(blocks, new.name, &mut bytes)? {
-            Answer::Here(path) => path,
-            Answer::DamagedIndex(error) => return Err(error),
-        };
+    // At most: the root grows a level, or a block of the index is split; then the leaf, once more where its halves are
+    // uneven.
+    for _ in 0..5 {
+        let Answer::Here(path) = probe(blocks, name, &mut bytes)? else { return Ok(None) };
         blocks.read(path.leaf, &mut bytes)?;
-        if linear::insert_in(blocks, path.leaf, &bytes, new)? {
-            return Ok(());
+        let room = linear::room_in(view(blocks, path.leaf, &bytes), name)?;
+        match is_in_next(blocks, &path, name)? {
+            Answer::Here(true) => return Err(Error::Exists),
+            Answer::Here(false) => {}
+            Answer::DamagedIndex(_) => return Ok(None),
         }
-        if !path.last().2.is_full() {
-            return split::leaf(blocks, &path, &mut bytes, new);
+        if room.is_some() {
+            return Ok(room);
         }
-        split::index(blocks, &path, &mut bytes)?;
+        let grown = if path.last().2.is_full() {
+            split::index(blocks, &path, &mut bytes)
+        } else {
+            split::leaf(blocks, &path, name)
+        };
+        match answer(grown)? {
+            Answer::Here(()) => {}
+            Answer::DamagedIndex(_) => return Ok(None),
+        }
     }
     Err(Error::DirectoryFull)
+}
+
+/// Whether a leaf after that of `path`, with names of the same hash, has `name`.
+fn is_in_next(blocks: &impl DirBlocks, path: &Path, name: &[u8]) -> Result<Answer<bool>, Error> {
+    // Most are the only one, which the table says in a word.
+    let (block, offset, slot) = path.last();
+    if slot.at + 1 < slot.count && table::hash_at(blocks, block, offset, slot.at + 1)? & !1 != path.hash {
+        return Ok(Answer::Here(false));
+    }
+    let (mut path, mut bytes) = (*path, [0; 4096]);
+    for _ in 0..blocks.count() {
+        match next_leaf(blocks, &mut path, &mut bytes)? {
+            Answer::Here(true) => {}
+            Answer::Here(false) => return Ok(Answer::Here(false)),
+            Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
+        }
+        blocks.read(path.leaf, &mut bytes)?;
+        if linear::find_in(view(blocks, path.leaf, &bytes), name)?.is_some() {
+            return Ok(Answer::Here(true));
+        }
+    }
+    Ok(Answer::Here(false))
 }
 
 /// Turns "this is damaged", said of the index, into an answer; other errors stay errors.
@@ -117,10 +152,14 @@ fn answer<T>(result: Result<T, Error>) -> Result<Answer<T>, Error> {
 
 /// The way to the first leaf that can have `name`.
 fn probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Result<Answer<Path>, Error> {
-    answer(try_probe(blocks, name, bytes))
+    answer(try_probe(blocks, |hasher| hasher.hash(name), bytes))
 }
 
-fn try_probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Result<Path, Error> {
+fn try_probe(
+    blocks: &impl DirBlocks,
+    hash: impl FnOnce(&Hasher) -> u32,
+    bytes: &mut [u8; 4096],
+) -> Result<Path, Error> {
     let corrupt = |what, at| Error::Corrupt { what, inode: blocks.ino(), at };
     if blocks.count() == 0 {
         return Err(corrupt("a directory without blocks", 0));
@@ -133,7 +172,7 @@ fn try_probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Re
     }
     let hasher = Hasher::new(version, blocks.unsigned_hash(), blocks.hash_seed())
         .ok_or(Error::Unsupported("the directory's index has a hash function that this program does not know"))?;
-    let hash = hasher.hash(name);
+    let hash = hash(&hasher);
     let root = table.search(hash);
     let below = table.block(root.at)?;
     if levels == 0 {
@@ -150,32 +189,80 @@ fn next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -
 }
 
 fn try_next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -> Result<bool, Error> {
+    Ok(match try_next(blocks, path, bytes)? {
+        Some((low, next)) if low & !1 == path.hash => {
+            *path = next;
+            true
+        }
+        _ => false,
+    })
+}
+
+/// The leaf after that of `path`, whatever its hashes: the first of them, as the index has it, and the way there.
+fn try_next(blocks: &impl DirBlocks, path: &Path, bytes: &mut [u8; 4096]) -> Result<Option<(u32, Path)>, Error> {
     let (block, offset, slot) = path.last();
+    let mut after = *path;
     let next = slot.at + 1;
     if next < slot.count {
         let table = Table::read(blocks, block, offset, bytes)?;
-        if next >= table.count || table.hash(next) & !1 != path.hash {
-            return Ok(false);
+        if next >= table.count {
+            return Ok(None);
         }
-        path.leaf = table.block(next)?;
-        match &mut path.node {
+        after.leaf = table.block(next)?;
+        match &mut after.node {
             Some((_, slot)) => slot.at = next,
-            None => path.root.at = next,
+            None => after.root.at = next,
         }
-        return Ok(true);
+        return Ok(Some((table.hash(next), after)));
     }
     let next = path.root.at + 1;
     if path.node.is_none() || next >= path.root.count {
-        return Ok(false);
+        return Ok(None);
     }
     let root = Table::read(blocks, 0, ROOT, bytes)?;
-    if next >= root.count || root.hash(next) & !1 != path.hash {
-        return Ok(false);
+    if next >= root.count {
+        return Ok(None);
     }
-    let below = root.block(next)?;
+    let (low, below) = (root.hash(next), root.block(next)?);
     let table = Table::read(blocks, below, NODE, bytes)?;
-    path.root.at = next;
-    path.node = Some((below, Slot { at: 0, ..table.slot(0) }));
-    path.leaf = table.block(0)?;
-    Ok(true)
+    after.root.at = next;
+    after.node = Some((below, Slot { at: 0, ..table.slot(0) }));
+    after.leaf = table.block(0)?;
+    Ok(Some((low, after)))
+}
+
+/// The leaf of a position in the order of the index.
+pub(super) struct Leaf {
+    pub(super) hasher: Hasher,
+    pub(super) number: u32,
+    /// How many leaves before this one have names of the hash asked for.
+    pub(super) chain: u32,
+    /// The smallest hash of the leaf after it, as the index has it.
+    pub(super) next: Option<u32>,
+}
+
+/// The leaf that has names of `hash`, or the smallest above, after passing over `chain` leaves that have names of the same
+/// hash.
+pub(super) fn leaf_at(blocks: &impl DirBlocks, hash: u32, chain: u32) -> Result<Answer<Leaf>, Error> {
+    answer(try_leaf_at(blocks, hash, chain))
+}
+
+fn try_leaf_at(blocks: &impl DirBlocks, hash: u32, chain: u32) -> Result<Leaf, Error> {
+    let mut bytes = [0; 4096];
+    let mut path = try_probe(blocks, |_| hash, &mut bytes)?;
+    let mut passed = 0;
+    while passed < chain.min(blocks.count()) && try_next_leaf(blocks, &mut path, &mut bytes)? {
+        passed += 1;
+    }
+    let next = try_next(blocks, &path, &mut bytes)?.map(|(low, _)| low);
+    Ok(Leaf { hasher: path.hasher, number: path.leaf, chain: passed, next })
+}
+
+/// The hash function of a directory that has no index, but may get one.
+pub(super) fn default_hasher(blocks: &impl DirBlocks) -> Option<Hasher> {
+    Hasher::new(default_version(blocks), blocks.unsigned_hash(), blocks.hash_seed())
+}
+
+fn default_version(blocks: &impl DirBlocks) -> u8 {
+    if blocks.default_hash() <= 2 { blocks.default_hash() } else { Hasher::DEFAULT }
 }

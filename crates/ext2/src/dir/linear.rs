@@ -1,7 +1,7 @@
 //! A directory as a row of blocks.
 
-use super::entry::{self, Block, ENTRY_MAX, needed};
-use super::{DirBlocks, Found, New, view};
+use super::entry::{Block, needed};
+use super::{DirBlocks, Found, Room, view};
 use crate::error::Error;
 use core::ops::Range;
 
@@ -34,58 +34,46 @@ pub(super) fn find_in(block: Block<'_>, name: &[u8]) -> Result<Option<Found>, Er
     Ok(None)
 }
 
-/// Adds an entry to the first block that has room; whether one had.
-pub(super) fn insert(blocks: &mut impl DirBlocks, new: &New<'_>) -> Result<bool, Error> {
+/// The first room for an entry of this name, when no block has the name.
+pub(super) fn room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
     let mut bytes = [0; 4096];
+    let mut first = None;
     for number in 0..blocks.count() {
         blocks.read(number, &mut bytes)?;
-        if insert_in(blocks, number, &bytes, new)? {
-            return Ok(true);
-        }
+        let room = room_in(view(blocks, number, &bytes), name)?;
+        first = first.or(room);
     }
-    Ok(false)
+    Ok(first)
 }
 
-/// Adds an entry to block `number`, whose bytes these are, if it has room; whether it had.
-pub(super) fn insert_in(
-    blocks: &mut impl DirBlocks,
-    number: u32,
-    bytes: &[u8; 4096],
-    new: &New<'_>,
-) -> Result<bool, Error> {
-    let need = needed(new.name.len());
+/// The first room in a block for an entry of this name.
+///
+/// # Errors
+/// [`Error::Exists`] if it has the name.
+pub(super) fn room_in(block: Block<'_>, name: &[u8]) -> Result<Option<Room>, Error> {
+    let need = needed(name.len());
     let mut room = None;
-    for entry in view(blocks, number, bytes).entries() {
+    for entry in block.entries() {
         let entry = entry?;
-        if entry.inode != 0 && entry.name == new.name {
+        if entry.name.len() == name.len() && entry.name.last() == name.last() && entry.name == name && entry.inode != 0
+        {
             return Err(Error::Exists);
         }
-        if room.is_none() && entry.len - entry.used() >= need {
-            room = Some(entry);
+        let used = entry.used();
+        if room.is_none() && entry.len - used >= need {
+            let before = (entry.inode != 0).then_some((entry.at, used));
+            room = Some(Room { block: block.number, at: entry.at + used, len: entry.len - used, before });
         }
     }
-    let Some(room) = room else { return Ok(false) };
-    let mut bytes = [0; ENTRY_MAX];
-    let at = room.at + room.used();
-    entry::put(&mut bytes, new.inode, room.len - room.used(), new.kind, new.name);
-    if room.inode == 0 {
-        // Its inode number makes it an entry.
-        blocks.write(number, at + 4, &bytes[4..need])?;
-        blocks.write(number, at, &bytes[..4])?;
-    } else {
-        // The end of the entry before it makes it one.
-        blocks.write(number, at, &bytes[..need])?;
-        let len = u16::try_from(room.used()).unwrap_or(u16::MAX);
-        blocks.write(number, room.at + 4, &len.to_le_bytes())?;
-    }
-    Ok(true)
+    Ok(room)
 }
 
-/// Adds an entry in a new block.
-pub(super) fn append(blocks: &mut impl DirBlocks, new: &New<'_>) -> Result<(), Error> {
+/// Room in a new block, which is all free.
+pub(super) fn append(blocks: &mut impl DirBlocks) -> Result<Room, Error> {
     let size = blocks.block_size();
     let mut bytes = [0; 4096];
-    entry::put(&mut bytes, new.inode, size, new.kind, new.name);
-    let number = blocks.append()?;
-    blocks.write(number, 0, &bytes[..size])
+    super::entry::put_len(&mut bytes, size);
+    let block = blocks.count();
+    blocks.replace(&[(block, &bytes[..size])], false)?;
+    Ok(Room { block, at: 0, len: size, before: None })
 }

@@ -10,15 +10,16 @@
 //! To one who does not know the index its blocks look like entries that are free, so a walk through all blocks sees
 //! every name once in any directory. What a directory's blocks are made of is the business of [`DirBlocks`].
 //!
-//! Order of stores (contract 7): a new entry is written where nothing leads to it; then one aligned store, of the
-//! length of the entry before it or of its inode number, publishes it. Removal is one such store. When a leaf of the
-//! index is split, the new leaf is written before the index leads to it, and the old one is cleared last: a crash in
-//! between can leave names twice, never lose one.
+//! Order of stores (contract 7): a new entry is written where nothing leads to it; then one store, of the length of the
+//! entry before it or of its inode number, publishes it. Removal is one such store. When a directory grows, all the blocks
+//! that change are written anew, and then take the places of the old ones at once ([`DirBlocks::replace`]): no crash
+//! leaves a name twice, or an index that does not lead to it.
 
 pub(crate) mod entry;
 pub(crate) mod hash;
 mod htree;
 mod linear;
+mod listing;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -26,7 +27,8 @@ mod tests;
 
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
-use entry::{Block, NAME_MAX};
+use entry::{Block, ENTRY_MAX, NAME_MAX};
+pub(crate) use listing::{Listing, Order};
 
 /// A name in a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +39,7 @@ pub struct DirEntry<'a> {
     pub kind: Option<Kind>,
     /// The name: no slash, no zero byte, not empty.
     pub name: &'a [u8],
-    /// The cursor of what comes after it.
+    /// The cursor of what comes after it: see [`Volume::read_dir`](crate::Volume::read_dir).
     pub next: u64,
 }
 
@@ -51,14 +53,18 @@ pub(crate) trait DirBlocks {
     fn count(&self) -> u32;
     /// Fills the first `block_size` bytes of `to` with block `n`. A hole is an error.
     fn read(&self, n: u32, to: &mut [u8; 4096]) -> Result<(), Error>;
-    /// Stores into block `n`, before any store that comes after.
-    fn write(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
-    /// A new block of zeros at the end; its number. The caller fills it at once.
-    fn append(&mut self) -> Result<u32, Error>;
+    /// Fills `to` with the bytes at `at` of block `n`.
+    fn read_part(&self, n: u32, at: usize, to: &mut [u8]) -> Result<(), Error>;
+    /// Stores into block `n` where nothing leads yet.
+    fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
+    /// Stores at most 4 bytes of one word, after all that was put is durable.
+    fn publish(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
+    /// Gives blocks new contents, at once; the last may be a new one at the end.
+    fn replace(&mut self, blocks: &[(u32, &[u8])], indexed: bool) -> Result<(), Error>;
     /// Whether it has an index (`EXT2_INDEX_FL`).
     fn indexed(&self) -> bool;
-    /// Changes that.
-    fn set_indexed(&mut self, indexed: bool) -> Result<(), Error>;
+    /// Forgets the index; its blocks look like free entries then.
+    fn drop_index(&mut self) -> Result<(), Error>;
     /// Whether it may get one (`dir_index`).
     fn index_allowed(&self) -> bool;
     /// `s_hash_seed`.
@@ -74,15 +80,60 @@ pub(crate) trait DirBlocks {
 }
 
 /// Where an entry is, and what it says.
-#[derive(Clone, Copy)]
-struct Found {
-    block: u32,
-    at: usize,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) block: u32,
+    pub(crate) at: usize,
     len: usize,
     /// The entry before it in its block, and the length of that.
     before: Option<(usize, usize)>,
-    inode: u32,
-    kind: u8,
+    pub(crate) inode: u32,
+    pub(crate) kind: u8,
+}
+
+/// Where a new entry has room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) block: u32,
+    /// Where the entry will be, and its length.
+    at: usize,
+    len: usize,
+    /// The entry before it whose end it takes, and the length that is left to that; `None`: it takes the place of a free
+    /// entry.
+    before: Option<(usize, usize)>,
+}
+
+/// A store into a block that publishes an entry or takes it away.
+#[derive(Clone, Copy)]
+pub(crate) struct Store {
+    pub(crate) at: usize,
+    bytes: [u8; 4],
+    len: usize,
+}
+
+impl Store {
+    fn of_len(entry: usize, len: usize) -> Self {
+        let [a, b] = u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes();
+        Self { at: entry + 4, bytes: [a, b, 0, 0], len: 2 }
+    }
+
+    pub(crate) fn of_inode(entry: usize, inode: u32) -> Self {
+        Self { at: entry, bytes: inode.to_le_bytes(), len: 4 }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Room {
+    /// What makes the entry one, when it has been put.
+    pub(crate) fn store(&self, inode: u32) -> Store {
+        match self.before {
+            Some((at, len)) => Store::of_len(at, len),
+            None => Store::of_inode(self.at, inode),
+        }
+    }
 }
 
 /// A block that was read, for its entries.
@@ -109,19 +160,16 @@ fn stored_kind(blocks: &impl DirBlocks, kind: u8) -> u8 {
     if blocks.has_kinds() { kind } else { 0 }
 }
 
-fn is_dot(name: &[u8]) -> bool {
+pub(crate) fn is_dot(name: &[u8]) -> bool {
     name == b"." || name == b".."
 }
 
-/// Makes an empty directory of one that has no blocks.
-pub(crate) fn init(blocks: &mut impl DirBlocks, own: u32, parent: u32) -> Result<(), Error> {
-    let size = blocks.block_size();
-    let kind = stored_kind(blocks, Kind::Directory.entry_type());
-    let mut block = [0; 4096];
-    entry::put(&mut block, own, entry::ENTRY_MIN, kind, b".");
-    entry::put(&mut block[entry::ENTRY_MIN..], parent, size - entry::ENTRY_MIN, kind, b"..");
-    let first = blocks.append()?;
-    blocks.write(first, 0, &block[..size])
+/// Fills the first block of a new directory; `kinds` says whether entries have one (`filetype`).
+pub(crate) fn first_block(to: &mut [u8], own: u32, parent: u32, kinds: bool) {
+    let size = to.len();
+    let kind = if kinds { Kind::Directory.entry_type() } else { 0 };
+    entry::put(to, own, entry::ENTRY_MIN, kind, b".");
+    entry::put(&mut to[entry::ENTRY_MIN..], parent, size - entry::ENTRY_MIN, kind, b"..");
 }
 
 /// What `name` leads to, and the kind that its entry says.
@@ -129,7 +177,8 @@ pub(crate) fn lookup(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<(u32
     Ok(find(blocks, name)?.map(|found| (found.inode, found.kind)))
 }
 
-fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>, Error> {
+/// Where `name` is.
+pub(crate) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>, Error> {
     if name.len() > NAME_MAX {
         return Err(Error::NameTooLong);
     }
@@ -146,106 +195,98 @@ fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>, Error> {
     }
 }
 
-/// Calls `each` for the entries from `cursor` on, until it says `false`. A cursor is a position in bytes; one that is
-/// not the start of an entry (any more) stands for the next that is.
-pub(crate) fn iterate(
-    blocks: &impl DirBlocks,
-    cursor: u64,
-    each: &mut dyn FnMut(DirEntry<'_>) -> bool,
-) -> Result<(), Error> {
-    let size = blocks.block_size() as u64;
-    let mut bytes = [0; 4096];
-    let Ok(first) = u32::try_from(cursor / size) else { return Ok(()) };
-    for number in first..blocks.count() {
-        let start = u64::from(number) * size;
-        blocks.read(number, &mut bytes)?;
-        let block = view(blocks, number, &bytes);
-        for entry in block.entries() {
-            let entry = entry?;
-            if entry.inode == 0 || start + (entry.at as u64) < cursor {
-                continue;
-            }
-            block.check_name(&entry)?;
-            let going_on = each(DirEntry {
-                ino: InodeNo(entry.inode),
-                kind: Kind::from_entry_type(entry.kind),
-                name: entry.name,
-                next: start + entry.end() as u64,
-            });
-            if !going_on {
-                return Ok(());
-            }
+/// Finds room for an entry of this name, and makes it where there is none. Nothing is there for anyone to see yet.
+///
+/// # Errors
+/// As [`check_new_name`]; [`Error::Exists`]; [`Error::DirectoryFull`] when the index is; [`Error::Corrupt`].
+pub(crate) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Room, Error> {
+    check_new_name(name)?;
+    if blocks.indexed() {
+        if let Some(room) = htree::room(blocks, name)? {
+            return Ok(room);
         }
+        // The index contradicts itself. The entries are all there without it, and go on without it, as in the kernel.
+        blocks.drop_index()?;
     }
-    Ok(())
+    if let Some(room) = linear::room(blocks, name)? {
+        return Ok(room);
+    }
+    if blocks.index_allowed()
+        && blocks.count() == 1
+        && htree::convert(blocks)?
+        && let Some(room) = htree::room(blocks, name)?
+    {
+        return Ok(room);
+    }
+    linear::append(blocks)
+}
+
+/// Puts an entry where there is room for it; [`Room::store`] makes it one.
+pub(crate) fn put(blocks: &mut impl DirBlocks, room: &Room, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
+    let mut bytes = [0; ENTRY_MAX];
+    entry::put(&mut bytes, inode, room.len, stored_kind(blocks, kind), name);
+    // A free entry's inode number is what publishes it.
+    let from = if room.before.is_some() { 0 } else { 4 };
+    blocks.put(room.block, room.at + from, &bytes[from..entry::needed(name.len())])
 }
 
 /// Adds a name. `kind` is the number of [`Kind::entry_type`].
 ///
 /// # Errors
-/// As [`check_new_name`]; [`Error::Exists`] where it is noticed in passing (the caller looks first);
-/// [`Error::DirectoryFull`] when the index is; [`Error::Corrupt`], also for an index that a lookup could do without.
+/// As [`room`].
+#[cfg(test)]
 pub(crate) fn insert(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
-    check_new_name(name)?;
-    let new = New { name, inode, kind: stored_kind(blocks, kind) };
-    if blocks.indexed() {
-        return htree::insert(blocks, &new);
-    }
-    if linear::insert(blocks, &new)? {
-        return Ok(());
-    }
-    if blocks.index_allowed() && blocks.count() == 1 && htree::convert(blocks)? {
-        return htree::insert(blocks, &new);
-    }
-    linear::append(blocks, &new)
+    let room = room(blocks, name)?;
+    put(blocks, &room, name, inode, kind)?;
+    let store = room.store(inode);
+    blocks.publish(room.block, store.at, store.bytes())
 }
 
-/// An entry to be.
-struct New<'a> {
-    name: &'a [u8],
-    inode: u32,
-    kind: u8,
-}
-
-/// Takes a name away; what it led to.
-///
-/// # Errors
-/// [`Error::NotFound`], [`Error::Corrupt`].
-#[allow(dead_code, reason = "for unlink and rename")]
-pub(crate) fn remove(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<u32, Error> {
-    let found = find(blocks, name)?.ok_or(Error::NotFound)?;
-    match found.before {
+/// Takes away an entry that was found, and nothing was stored since.
+pub(crate) fn remove(blocks: &mut impl DirBlocks, found: &Found) -> Result<(), Error> {
+    let store = match found.before {
         // The entry before it takes its bytes.
-        Some((at, len)) => {
-            let len = u16::try_from(len + found.len).unwrap_or(u16::MAX);
-            blocks.write(found.block, at + 4, &len.to_le_bytes())?;
-        }
-        None => blocks.write(found.block, found.at, &0_u32.to_le_bytes())?,
-    }
-    Ok(found.inode)
+        Some((at, len)) => Store::of_len(at, len + found.len),
+        None => Store::of_inode(found.at, 0),
+    };
+    blocks.publish(found.block, store.at, store.bytes())
 }
 
-/// Makes a name that is there lead to something else.
-///
-/// # Errors
-/// [`Error::NotFound`], [`Error::Corrupt`].
-#[allow(dead_code, reason = "for unlink and rename")]
-pub(crate) fn set_target(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
-    let found = find(blocks, name)?.ok_or(Error::NotFound)?;
-    let kind = stored_kind(blocks, kind);
-    if found.kind != kind {
-        blocks.write(found.block, found.at + 7, &[kind])?;
+/// Lets the entry before it take the bytes of the free entry at `at`, if there is one before it.
+pub(crate) fn absorb(blocks: &mut impl DirBlocks, number: u32, at: usize) -> Result<(), Error> {
+    let mut bytes = [0; 4096];
+    blocks.read(number, &mut bytes)?;
+    let mut before: Option<(usize, usize)> = None;
+    for entry in view(blocks, number, &bytes).entries() {
+        let entry = entry?;
+        if entry.at == at {
+            if let (0, Some((first, len))) = (entry.inode, before) {
+                let store = Store::of_len(first, len + entry.len);
+                blocks.publish(number, store.at, store.bytes())?;
+            }
+            return Ok(());
+        }
+        before = Some((entry.at, entry.len));
     }
-    blocks.write(found.block, found.at, &inode.to_le_bytes())
+    Ok(())
+}
+
+/// The byte of an entry that says its kind, and what it has to be.
+pub(crate) fn kind_of(blocks: &impl DirBlocks, found: &Found, kind: u8) -> (usize, u8) {
+    (found.at + 7, stored_kind(blocks, kind))
 }
 
 /// Whether `.` and `..` are all it has.
-#[allow(dead_code, reason = "for unlink and rename")]
 pub(crate) fn is_empty(blocks: &impl DirBlocks) -> Result<bool, Error> {
-    let mut empty = true;
-    iterate(blocks, 0, &mut |entry| {
-        empty = is_dot(entry.name);
-        empty
-    })?;
-    Ok(empty)
+    let mut bytes = [0; 4096];
+    for number in 0..blocks.count() {
+        blocks.read(number, &mut bytes)?;
+        for entry in view(blocks, number, &bytes).entries() {
+            let entry = entry?;
+            if entry.inode != 0 && !is_dot(entry.name) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }

@@ -22,21 +22,16 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// An empty directory.
     pub(crate) fn new(block_size: usize, index_allowed: bool) -> Self {
-        let mut new = Self::without_blocks(block_size, index_allowed);
-        super::init(&mut new, 2, 2).unwrap();
-        new
-    }
-
-    pub(crate) fn without_blocks(block_size: usize, index_allowed: bool) -> Self {
-        let seed = [0x1234_5678, 0x9abc_def0, 7, 8];
-        let bytes = Vec::new();
+        let mut bytes = std::vec![0; block_size];
+        super::first_block(&mut bytes, 2, 2, true);
         Self {
             bytes,
             block_size,
             indexed: false,
             index_allowed,
-            seed,
+            seed: [0x1234_5678, 0x9abc_def0, 7, 8],
             hash: 1,
             unsigned: true,
             space: u32::MAX,
@@ -59,24 +54,38 @@ impl DirBlocks for Memory {
         to[..self.block_size].copy_from_slice(&self.bytes[n as usize * self.block_size..][..self.block_size]);
         Ok(())
     }
-    fn write(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
+    fn read_part(&self, n: u32, at: usize, to: &mut [u8]) -> Result<(), Error> {
+        to.copy_from_slice(&self.bytes[n as usize * self.block_size + at..][..to.len()]);
+        Ok(())
+    }
+    fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
         assert!(at + bytes.len() <= self.block_size, "a store crosses the end of block {n}");
         self.bytes[n as usize * self.block_size + at..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
-    fn append(&mut self) -> Result<u32, Error> {
-        let n = self.count();
-        if n >= self.space {
+    fn publish(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
+        assert!(at % 8 + bytes.len() <= 8, "more than one store");
+        self.put(n, at, bytes)
+    }
+    fn replace(&mut self, blocks: &[(u32, &[u8])], indexed: bool) -> Result<(), Error> {
+        if blocks.iter().any(|&(n, _)| n >= self.count() && n >= self.space) {
             return Err(Error::NoSpace);
         }
-        self.bytes.resize(self.bytes.len() + self.block_size, 0);
-        Ok(n)
+        for &(n, bytes) in blocks {
+            assert!(n <= self.count() && bytes.len() == self.block_size);
+            if n == self.count() {
+                self.bytes.extend(bytes);
+            }
+            self.put(n, 0, bytes)?;
+        }
+        self.indexed = indexed;
+        Ok(())
     }
     fn indexed(&self) -> bool {
         self.indexed
     }
-    fn set_indexed(&mut self, indexed: bool) -> Result<(), Error> {
-        self.indexed = indexed;
+    fn drop_index(&mut self) -> Result<(), Error> {
+        self.indexed = false;
         Ok(())
     }
     fn index_allowed(&self) -> bool {

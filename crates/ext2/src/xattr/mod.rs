@@ -8,8 +8,7 @@
 //! | `acl` | POSIX ACLs, on storage and as the kernel hands them out |
 //!
 //! They stand in what is left of the inode, as long as there is room, and then in one block. Here are only bytes: who
-//! calls reads them from storage, and stores what has changed, the place that gains an attribute before the one that
-//! loses it (contract 7, rule 3).
+//! calls reads them from storage, and stores what has changed in both places at once (contract 7, rule 3).
 
 mod acl;
 mod area;
@@ -97,16 +96,13 @@ fn value_len(storage: &Storage<'_>, attribute: &Attribute<'_>) -> Result<usize, 
     }
 }
 
-/// What a change of attributes left to store. If both places changed, `first` says which comes first: the one that
-/// gained an attribute which the other lost.
+/// What a change of attributes left to store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Changed {
     /// The bytes in the inode.
     pub(crate) in_inode: bool,
     /// The block.
     pub(crate) block: BlockChange,
-    /// The block comes before the inode.
-    pub(crate) block_first: bool,
 }
 
 /// What becomes of the block of attributes.
@@ -179,7 +175,6 @@ pub(crate) fn set(
             Built::Some => BlockChange::Store,
             _ => BlockChange::Free,
         },
-        block_first: to_block,
     };
     if changed.in_inode {
         in_inode.copy_from_slice(inode_bytes);

@@ -74,13 +74,13 @@ fn small_attributes_stay_in_the_inode_and_others_get_a_block() {
     let small = holder.set(b"user.small", Some(b"value")).unwrap();
     assert_eq!((small.in_inode, small.block), (true, BlockChange::Same));
     let large = holder.set(b"user.large", Some(&[7; 1000])).unwrap();
-    assert_eq!(large, Changed { in_inode: false, block: BlockChange::Store, block_first: true });
+    assert_eq!(large, Changed { in_inode: false, block: BlockChange::Store });
     assert_eq!(holder.block[4..8], 1u32.to_le_bytes());
     // Grows out of the inode, shrinks back into it.
     let moved = holder.set(b"user.small", Some(&[1; 100])).unwrap();
-    assert_eq!(moved, Changed { in_inode: true, block: BlockChange::Store, block_first: true });
+    assert_eq!(moved, Changed { in_inode: true, block: BlockChange::Store });
     let back = holder.set(b"user.small", Some(b"")).unwrap();
-    assert_eq!(back, Changed { in_inode: true, block: BlockChange::Store, block_first: false });
+    assert_eq!(back, Changed { in_inode: true, block: BlockChange::Store });
     assert_eq!(holder.set(b"user.large", None).unwrap().block, BlockChange::Free);
     assert_eq!(holder.get(b"user.small"), Some(vec![]));
     holder.set(b"user.small", None).unwrap();

@@ -1,19 +1,16 @@
 //! How an index grows: a full leaf is split, a full block of the index is split, the root gets a level below it; and
 //! how a directory gets an index at first.
 //!
-//! Each time the new block is written first, then what leads to it, then the old block without what has moved.
+//! Each time all the blocks that change are replaced at once.
 
 use super::super::entry::{self, ENTRY_MIN, needed};
-use super::super::hash::Hasher;
-use super::super::{DirBlocks, New, view};
+use super::super::{DirBlocks, view};
 use super::table::{self, ELEMENT, NODE, ROOT, Table, put_counts};
-use super::{INFO, Path};
+use super::{INFO, Path, default_version};
 use crate::error::Error;
 
 /// More entries than a block can have.
 const MOST: usize = 4096 / ENTRY_MIN + 2;
-/// In the place of a position: the entry that is to be added.
-const NEW: usize = u16::MAX as usize;
 
 /// The entries of a block, to be sorted: hash, position, bytes needed.
 struct Map {
@@ -41,43 +38,36 @@ fn bytes_of(items: &[(u32, u16, u16)]) -> usize {
 }
 
 /// Puts entries into a block of their own, one after the other; the last has what is left.
-fn pack(to: &mut [u8], items: &[(u32, u16, u16)], from: &[u8], new: Option<&New<'_>>) {
+fn pack(to: &mut [u8], items: &[(u32, u16, u16)], from: &[u8]) {
     let mut at = 0;
     for (n, &(_, position, len)) in items.iter().enumerate() {
         let (position, len) = (usize::from(position), usize::from(len));
-        match new {
-            Some(new) if position == NEW => entry::put(&mut to[at..], new.inode, len, new.kind, new.name),
-            _ => to[at..at + len].copy_from_slice(&from[position..position + len]),
-        }
+        to[at..at + len].copy_from_slice(&from[position..position + len]);
         let all = if n + 1 == items.len() { to.len() - at } else { len };
         entry::put_len(&mut to[at..], all);
         at += len;
     }
 }
 
-/// Adds an entry to the leaf at the end of `path`, which is full: half of the names, those of the larger hashes, go
-/// to a new one. The table that leads there has room for it.
-pub(super) fn leaf(
-    blocks: &mut impl DirBlocks,
-    path: &Path,
-    bytes: &mut [u8; 4096],
-    new: &New<'_>,
-) -> Result<(), Error> {
+/// Makes room for `name` in the leaf at the end of `path`, which has none in one piece: half of the names, those of the
+/// larger hashes, go to a new leaf. The table that leads there has room for it.
+pub(super) fn leaf(blocks: &mut impl DirBlocks, path: &Path, name: &[u8]) -> Result<(), Error> {
     let size = blocks.block_size();
+    let mut bytes = [0; 4096];
+    blocks.read(path.leaf, &mut bytes)?;
     let mut map = Map::EMPTY;
-    for entry in view(blocks, path.leaf, bytes).entries() {
+    for entry in view(blocks, path.leaf, &bytes).entries() {
         let entry = entry?;
         if entry.inode != 0 {
             map.push(path.hasher.hash(entry.name), entry.at, entry.name);
         }
     }
-    map.push(path.hash, NEW, new.name);
     let mut low = [0; 4096];
     let total = bytes_of(map.items());
-    if total <= size {
-        // There was room, in pieces.
-        pack(&mut low[..size], map.items(), bytes, Some(new));
-        return blocks.write(path.leaf, 0, &low[..size]);
+    if total + needed(name.len()) <= size || map.count < 2 {
+        // There is room, in pieces.
+        pack(&mut low[..size], map.items(), &bytes);
+        return blocks.replace(&[(path.leaf, &low[..size])], true);
     }
     let items = &mut map.items[..map.count];
     items.sort_unstable();
@@ -90,12 +80,13 @@ pub(super) fn leaf(
     let hash = items[split].0;
     let continued = u32::from(items[split - 1].0 == hash);
     let mut high = [0; 4096];
-    pack(&mut low[..size], &items[..split], bytes, Some(new));
-    pack(&mut high[..size], &items[split..], bytes, Some(new));
-    let added = blocks.append()?;
-    blocks.write(added, 0, &high[..size])?;
-    table::insert_after(blocks, path.last(), bytes, (hash | continued, added))?;
-    blocks.write(path.leaf, 0, &low[..size])
+    pack(&mut low[..size], &items[..split], &bytes);
+    pack(&mut high[..size], &items[split..], &bytes);
+    let added = blocks.count();
+    let (number, offset, slot) = path.last();
+    Table::read(blocks, number, offset, &mut bytes)?;
+    table::insert_after(&mut bytes, offset, slot, (hash | continued, added));
+    blocks.replace(&[(path.leaf, &low[..size]), (number, &bytes[..size]), (added, &high[..size])], true)
 }
 
 /// Makes room in the full table that leads to the leaf of `path`. The path does not hold any more.
@@ -117,18 +108,19 @@ pub(super) fn index(blocks: &mut impl DirBlocks, path: &Path, bytes: &mut [u8; 4
     entry::put_len(&mut node, size);
     node[NODE..NODE + moved * ELEMENT].copy_from_slice(&table.bytes[offset + kept * ELEMENT..][..moved * ELEMENT]);
     put_counts(&mut node[NODE..], table::limit(size, NODE), moved);
-    let added = blocks.append()?;
-    blocks.write(added, 0, &node[..size])?;
+    let added = blocks.count();
+    let mut root = [0; 4096];
     if path.node.is_some() {
-        table::insert_after(blocks, (0, ROOT, path.root), bytes, (hash, added))?;
-        let mut counts = [0; 4];
-        put_counts(&mut counts, slot.limit, kept);
-        return blocks.write(block, offset, &counts);
+        put_counts(&mut bytes[offset..], slot.limit, kept);
+        Table::read(blocks, 0, ROOT, &mut root)?;
+        table::insert_after(&mut root, ROOT, path.root, (hash, added));
+        let changed = [(block, &bytes[..size]), (0, &root[..size]), (added, &node[..size])];
+        return blocks.replace(&changed, true);
     }
     bytes[INFO + 6] = 1;
     put_counts(&mut bytes[ROOT..], slot.limit, 1);
     bytes[ROOT + 4..ROOT + 8].copy_from_slice(&added.to_le_bytes());
-    blocks.write(0, INFO, &bytes[INFO..ROOT + ELEMENT])
+    blocks.replace(&[(0, &bytes[..size]), (added, &node[..size])], true)
 }
 
 /// Gives an index to a directory of one block; whether it could. Its entries, but `.` and `..`, move to a leaf.
@@ -148,19 +140,17 @@ pub(in super::super) fn convert(blocks: &mut impl DirBlocks) -> Result<bool, Err
             map.push(0, entry.at, entry.name);
         }
     }
-    let version = if blocks.default_hash() <= 2 { blocks.default_hash() } else { Hasher::DEFAULT };
+    let version = default_version(blocks);
     let mut leaf = [0; 4096];
     entry::put_len(&mut leaf, size);
-    pack(&mut leaf[..size], map.items(), &bytes, None);
-    let added = blocks.append()?;
-    blocks.write(added, 0, &leaf[..size])?;
+    pack(&mut leaf[..size], map.items(), &bytes);
+    let added = blocks.count();
     entry::put_len(&mut bytes[ENTRY_MIN..], size - ENTRY_MIN);
     bytes[INFO..size].fill(0);
     bytes[INFO + 4] = version;
     bytes[INFO + 5] = 8;
     put_counts(&mut bytes[ROOT..], table::limit(size, ROOT), 1);
     bytes[ROOT + 4..ROOT + 8].copy_from_slice(&added.to_le_bytes());
-    blocks.write(0, 0, &bytes[..size])?;
-    blocks.set_indexed(true)?;
+    blocks.replace(&[(0, &bytes[..size]), (added, &leaf[..size])], true)?;
     Ok(true)
 }

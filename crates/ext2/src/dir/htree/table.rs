@@ -89,19 +89,18 @@ pub(super) fn put_counts(to: &mut [u8], limit: usize, count: usize) {
 }
 
 /// Adds an element to a table with room, after the one at `slot`.
-pub(super) fn insert_after(
-    blocks: &mut impl DirBlocks,
-    (block, offset, slot): (u32, usize, Slot),
-    bytes: &mut [u8; 4096],
-    (hash, leads_to): (u32, u32),
-) -> Result<(), Error> {
-    Table::read(blocks, block, offset, bytes)?;
+pub(super) fn insert_after(bytes: &mut [u8; 4096], offset: usize, slot: Slot, (hash, leads_to): (u32, u32)) {
     let at = offset + (slot.at + 1) * ELEMENT;
     let end = offset + slot.count * ELEMENT;
     bytes.copy_within(at..end, at + ELEMENT);
     bytes[at..at + 4].copy_from_slice(&hash.to_le_bytes());
     bytes[at + 4..at + 8].copy_from_slice(&leads_to.to_le_bytes());
     put_counts(&mut bytes[offset..], slot.limit, slot.count + 1);
-    blocks.write(block, at, &bytes[at..end + ELEMENT])?;
-    blocks.write(block, offset, &bytes[offset..offset + 4])
+}
+
+/// The hash of element `n` of the table at `offset` of a block, which was checked before.
+pub(super) fn hash_at(blocks: &impl DirBlocks, block: u32, offset: usize, n: usize) -> Result<u32, Error> {
+    let mut bytes = [0; 4];
+    blocks.read_part(block, offset + n * ELEMENT, &mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
 }

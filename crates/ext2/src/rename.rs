@@ -1,0 +1,284 @@
+//! Names that move.
+//!
+//! A rename takes a name away and adds one, and nobody may see a half of it: all its stores are one intent
+//! ([`crate::intent`]). What can be prepared is prepared before: room for the new name, where nothing leads to it yet.
+//!
+//! Locks: the tree when two directories take part, so that no loop arises and every `..` stands still; then the inodes,
+//! lower numbers first. Which inodes is only known by looking, so it is looked again when they are locked.
+
+use crate::dir::{self, Found, Room, Store};
+use crate::directory::Directory;
+use crate::error::Error;
+use crate::inode::{InodeNo, Kind, SetAttributes};
+use crate::intent::Intent;
+use crate::namei::MAX_LINKS;
+use crate::raw::RawInode;
+use crate::volume::Volume;
+use xip_core::{Device, Env, LockId};
+
+/// What becomes of a file that has the new name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rename {
+    /// It loses that name.
+    #[default]
+    Replace,
+    /// It keeps it, and the rename fails.
+    NoReplace,
+    /// It gets the old name; there must be one.
+    Exchange,
+}
+
+/// A name, in a directory.
+type Name<'a> = (InodeNo, &'a [u8]);
+
+/// The most inodes that take part: two directories, what is moved, what is replaced.
+const MOST: usize = 4;
+
+/// The inodes that take part, each once, as they were and as they shall be.
+struct Inodes {
+    items: [Option<(InodeNo, RawInode, RawInode)>; MOST],
+}
+
+impl Inodes {
+    fn wanted(&mut self, number: InodeNo) -> Option<&mut RawInode> {
+        self.items.iter_mut().flatten().find(|item| item.0 == number).map(|item| &mut item.2)
+    }
+}
+
+impl<D: Device, E: Env> Volume<D, E> {
+    /// Moves a name. If that leaves a file or an empty directory without one: what it is, which the caller gives to
+    /// [`Volume::release`] when no one has it open. Two names of one file: nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Exists`] by [`Rename::NoReplace`]; [`Error::IsDirectory`],
+    /// [`Error::NotDirectory`], [`Error::NotEmpty`] for what would be replaced; [`Error::OwnSubtree`];
+    /// [`Error::InvalidName`] for `.` and `..`; [`Error::TooManyLinks`], [`Error::NoSpace`], [`Error::NameTooLong`],
+    /// [`Error::ReadOnly`].
+    pub fn rename(
+        &self,
+        old_parent: InodeNo,
+        old_name: &[u8],
+        new_parent: InodeNo,
+        new_name: &[u8],
+        how: Rename,
+    ) -> Result<Option<InodeNo>, Error> {
+        if dir::is_dot(old_name) || dir::is_dot(new_name) {
+            return Err(Error::InvalidName);
+        }
+        dir::check_new_name(new_name)?;
+        self.check_writable()?;
+        let (from, to) = ((old_parent, old_name), (new_parent, new_name));
+        let _tree = (old_parent != new_parent).then(|| self.env.exclusive(LockId::Tree));
+        // Each time round someone else has got on.
+        for _ in 0..1000 {
+            let source = self.lookup(old_parent, old_name)?.ok_or(Error::NotFound)?;
+            let target = self.lookup(new_parent, new_name)?;
+            if old_parent != new_parent {
+                self.check_no_loop(source, new_parent)?;
+                if let (Rename::Exchange, Some(target)) = (how, target) {
+                    self.check_no_loop(target, old_parent)?;
+                }
+            }
+            let mut numbers = [Some(old_parent), Some(new_parent), Some(source), target];
+            numbers.sort_unstable();
+            let _guards: [_; MOST] = core::array::from_fn(|n| {
+                let number = numbers[n].filter(|_| n == 0 || numbers[n - 1] != numbers[n])?;
+                Some(self.env.exclusive(LockId::Inode(number.0)))
+            });
+            let leads_to =
+                |name: Name<'_>| Ok::<_, Error>(dir::find(&self.directory(name.0)?, name.1)?.map(|f| f.inode));
+            if leads_to(from)? == Some(source.0) && leads_to(to)? == target.map(|target| target.0) {
+                return self.rename_locked(from, to, source, target, how);
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// That `moved` is not `below` or a directory above it. The tree is locked: no `..` changes.
+    fn check_no_loop(&self, moved: InodeNo, below: InodeNo) -> Result<(), Error> {
+        if self.inode(moved)?.kind != Kind::Directory {
+            return Ok(());
+        }
+        let mut at = below;
+        // No path is longer than there are inodes.
+        for _ in 0..self.geometry.inodes {
+            if at == moved {
+                return Err(Error::OwnSubtree);
+            }
+            if at == InodeNo::ROOT {
+                return Ok(());
+            }
+            at = self.lookup(at, b"..")?.ok_or(Error::NotFound)?;
+        }
+        Err(Error::Corrupt { what: "directories lead in circles", inode: below.0, at: 0 })
+    }
+
+    fn rename_locked(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        source: InodeNo,
+        target: Option<InodeNo>,
+        how: Rename,
+    ) -> Result<Option<InodeNo>, Error> {
+        let moved = self.read_inode(source)?;
+        let other = target.map(|target| self.read_inode(target)).transpose()?;
+        let [is_directory, other_is] = [Some(moved), other].map(|i| i.is_some_and(|i| i.kind == Kind::Directory));
+        let across = from.0 != to.0;
+        let (new_parent, _) = self.live_directory(to.0)?;
+        self.live_directory(from.0)?;
+        match (how, target) {
+            (Rename::NoReplace, Some(_)) => return Err(Error::Exists),
+            (Rename::Exchange, None) => return Err(Error::NotFound),
+            (_, Some(target)) if target == source => return Ok(None),
+            (Rename::Replace, Some(target)) => {
+                match (is_directory, other_is) {
+                    (true, false) => return Err(Error::NotDirectory),
+                    (false, true) => return Err(Error::IsDirectory),
+                    _ => {}
+                }
+                // What is moved out of it, or into it, is not empty.
+                if other_is && !dir::is_empty(&self.directory(target)?)? {
+                    return Err(Error::NotEmpty);
+                }
+            }
+            _ => {}
+        }
+        // Only the directory of the new name, or that of the old one by an exchange, gains a `..` that leads to it.
+        let gains = |name: Name<'_>| {
+            let raw = self.raw_inode(name.0)?;
+            if raw.links() >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(()) }
+        };
+        match how {
+            Rename::Exchange if across && is_directory && !other_is => gains(to)?,
+            Rename::Exchange if across && other_is && !is_directory => gains(from)?,
+            Rename::Exchange => {}
+            _ if across && is_directory && !other_is && new_parent.links >= MAX_LINKS => {
+                return Err(Error::TooManyLinks);
+            }
+            _ => {}
+        }
+
+        let mut inodes = Inodes { items: [None; MOST] };
+        for number in [Some(from.0), Some(to.0), Some(source), target].into_iter().flatten() {
+            if inodes.wanted(number).is_none() {
+                let free = inodes.items.iter_mut().find(|item| item.is_none());
+                let raw = self.raw_inode(number)?;
+                if let Some(free) = free {
+                    *free = Some((number, raw, raw));
+                }
+            }
+        }
+        let mut intent = Intent::new();
+        let mut left = None;
+        // Where the old name was, if its bytes are to be used again.
+        let mut hole = None;
+        let kind = moved.kind.entry_type();
+        match target {
+            None => {
+                let mut directory = self.directory(to.0)?;
+                let room = dir::room(&mut directory, to.1)?;
+                dir::put(&mut directory, &room, to.1, source.0, kind)?;
+                self.add_name(&mut intent, &directory, &room, source)?;
+            }
+            Some(_) => self.change_name(&mut intent, to, source, kind)?,
+        }
+        match (how, target, other) {
+            (Rename::Exchange, Some(target), Some(other)) => {
+                self.change_name(&mut intent, from, target, other.kind.entry_type())?;
+            }
+            _ => hole = Some(self.clear_name(&mut intent, from)?),
+        }
+        if is_directory && across {
+            self.change_name(&mut intent, (source, b".."), to.0, kind)?;
+            links(&mut inodes, from.0, -1);
+            links(&mut inodes, to.0, 1);
+        }
+        match (how, target, other_is) {
+            (Rename::Exchange, Some(target), true) if across => {
+                self.change_name(&mut intent, (target, b".."), from.0, Kind::Directory.entry_type())?;
+                links(&mut inodes, to.0, -1);
+                links(&mut inodes, from.0, 1);
+            }
+            (Rename::Replace, Some(target), true) => {
+                // Its own `.`, and its `..`.
+                links(&mut inodes, target, i16::MIN);
+                links(&mut inodes, to.0, -1);
+                left = Some(target);
+            }
+            (Rename::Replace, Some(target), false) => {
+                left = (links(&mut inodes, target, -1) == 0).then_some(target);
+            }
+            _ => {}
+        }
+        let now = self.env.now();
+        for (number, old, mut new) in inodes.items.into_iter().flatten() {
+            let mtime = (number == from.0 || number == to.0).then_some(now);
+            SetAttributes { mtime, ..SetAttributes::default() }.apply(&mut new, now);
+            intent.inode(self.inode_at(number)?, &old, &new)?;
+        }
+        // This publishes.
+        self.apply(self.fence()?, &mut intent)?;
+        self.fence()?;
+        if let Some((block, at)) = hole {
+            // Not part of the rename: the bytes of an entry that is free already.
+            dir::absorb(&mut self.directory(from.0)?, block, at)?;
+            self.fence()?;
+        }
+        Ok(left)
+    }
+
+    fn add_name(
+        &self,
+        intent: &mut Intent,
+        directory: &Directory<'_, D, E>,
+        room: &Room,
+        number: InodeNo,
+    ) -> Result<(), Error> {
+        let store = room.store(number.0);
+        self.change_entry(intent, directory, room.block, &store)
+    }
+
+    /// Makes a name lead to something else.
+    fn change_name(&self, intent: &mut Intent, name: Name<'_>, number: InodeNo, kind: u8) -> Result<(), Error> {
+        let (directory, found) = self.found(name)?;
+        let (at, kind) = dir::kind_of(&directory, &found, kind);
+        intent.change(directory.place(found.block)? + at as u64, &[found.kind], &[kind])?;
+        self.change_entry(intent, &directory, found.block, &Store::of_inode(found.at, number.0))
+    }
+
+    /// Makes a name lead to nothing: where its entry is.
+    fn clear_name(&self, intent: &mut Intent, name: Name<'_>) -> Result<(u32, usize), Error> {
+        let (directory, found) = self.found(name)?;
+        self.change_entry(intent, &directory, found.block, &Store::of_inode(found.at, 0))?;
+        Ok((found.block, found.at))
+    }
+
+    fn change_entry(
+        &self,
+        intent: &mut Intent,
+        directory: &Directory<'_, D, E>,
+        block: u32,
+        store: &Store,
+    ) -> Result<(), Error> {
+        let at = directory.place(block)? + store.at as u64;
+        let mut old = [0; 4];
+        let old = &mut old[..store.bytes().len()];
+        self.device.read(at, old)?;
+        intent.change(at, old, store.bytes())
+    }
+
+    fn found(&self, name: Name<'_>) -> Result<(Directory<'_, D, E>, Found), Error> {
+        let directory = self.directory(name.0)?;
+        let found = dir::find(&directory, name.1)?.ok_or(Error::NotFound)?;
+        Ok((directory, found))
+    }
+}
+
+/// Changes a count of links: the new one.
+fn links(inodes: &mut Inodes, number: InodeNo, change: i16) -> u16 {
+    let Some(raw) = inodes.wanted(number) else { return 0 };
+    let count = if change == i16::MIN { 0 } else { raw.links().saturating_add_signed(change) };
+    raw.set_links(count);
+    count
+}

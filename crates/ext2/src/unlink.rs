@@ -1,0 +1,151 @@
+//! Names that go: unlink, rmdir, and what becomes of a file without names.
+//!
+//! Order of stores (contract 7): the entry first, durable; then the count of links, which a crash leaves too high. A
+//! file without names stays as it is while someone has it open; [`Volume::release`] ends it. A crash before that leaks
+//! it.
+
+use crate::dir;
+use crate::error::Error;
+use crate::inode::{InodeNo, Kind};
+use crate::volume::Volume;
+use xip_core::{Device, Env, LockId};
+
+impl<D: Device, E: Env> Volume<D, E> {
+    /// Takes away a name of a file that is no directory. If it was the last one: what has no name any more, which the
+    /// caller gives to [`Volume::release`] when no one has it open.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsDirectory`], [`Error::NotDirectory`] for the parent, [`Error::NameTooLong`],
+    /// [`Error::ReadOnly`].
+    pub fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
+        if dir::is_dot(name) {
+            return Err(Error::IsDirectory);
+        }
+        self.with_child(parent, name, |number| {
+            if self.read_inode(number)?.kind == Kind::Directory {
+                return Err(Error::IsDirectory);
+            }
+            self.take_name(parent, name)?;
+            let links = self.change_links(number, -1)?;
+            self.touch(parent)?;
+            self.fence()?;
+            Ok((links == 0).then_some(number))
+        })
+    }
+
+    /// Removes an empty directory: what has no name any more, which the caller gives to [`Volume::release`] when no one has it
+    /// open.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`]; [`Error::InvalidName`] for `.`; and as [`Volume::unlink`].
+    pub fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<InodeNo, Error> {
+        match name {
+            b"." => return Err(Error::InvalidName),
+            b".." => return Err(Error::NotEmpty),
+            _ => {}
+        }
+        self.with_child(parent, name, |number| {
+            if !dir::is_empty(&self.directory(number)?)? {
+                return Err(Error::NotEmpty);
+            }
+            self.take_name(parent, name)?;
+            // Its own `.` counts, and its `..` counts for the parent.
+            self.set_links(number, |_| 0)?;
+            self.change_links(parent, -1)?;
+            self.touch(parent)?;
+            self.fence()?;
+            Ok(number)
+        })
+    }
+
+    /// Frees the inode, the blocks and the attributes of what [`Volume::unlink`], [`Volume::rmdir`] or
+    /// [`Volume::rename`] left without a name, now that no one has it open.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] for what has a name; [`Error::NotFound`] for what is free already.
+    pub fn release(&self, number: InodeNo) -> Result<(), Error> {
+        self.check_writable()?;
+        let _guard = self.env.exclusive(LockId::Inode(number.0));
+        let inode = self.read_inode(number)?;
+        if inode.links != 0 {
+            return Err(Error::Busy);
+        }
+        let mut raw = self.raw_inode(number)?;
+        // A time that is not 0 says that the inode is free.
+        raw.set_dtime(u32::try_from(self.env.now().seconds).unwrap_or(0).max(1));
+        let attributes = raw.attribute_block();
+        let has_blocks = match inode.kind {
+            Kind::Regular | Kind::Directory => true,
+            Kind::Symlink => !self.is_fast(&raw),
+            _ => false,
+        };
+        raw.set_attribute_block(0);
+        raw.set_size(0);
+        if has_blocks {
+            self.blocks(number)?.drop_all(&mut raw)?;
+        } else {
+            raw.set_blocks512(0);
+            self.write_raw_inode(number, &raw)?;
+            self.fence()?;
+        }
+        if attributes != 0 {
+            if !self.is_file_block(attributes)? {
+                let what = "a block of attributes that cannot be one";
+                return Err(Error::Corrupt { what, inode: number.0, at: attributes.into() });
+            }
+            self.leave_block(attributes)?;
+        }
+        self.free_inode(number, inode.kind == Kind::Directory)?;
+        self.fence()?;
+        Ok(())
+    }
+
+    /// Runs `what` for the inode that a name leads to, with that inode and the directory locked.
+    fn with_child<T>(
+        &self,
+        parent: InodeNo,
+        name: &[u8],
+        what: impl FnOnce(InodeNo) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.check_writable()?;
+        let child = || {
+            let found = dir::find(&self.directory(parent)?, name)?.ok_or(Error::NotFound)?;
+            if found.inode == parent.0 {
+                let what = "a directory has a name for itself";
+                return Err(Error::Corrupt { what, inode: parent.0, at: found.at as u64 });
+            }
+            Ok(InodeNo(found.inode))
+        };
+        let guard = self.env.exclusive(LockId::Inode(parent.0));
+        let mut number = child()?;
+        if number > parent {
+            let _child = self.env.exclusive(LockId::Inode(number.0));
+            return what(number);
+        }
+        drop(guard);
+        // The lower number first; then the name may lead elsewhere. Each time round someone else has got on.
+        for _ in 0..1000 {
+            let low = (number < parent).then(|| self.env.exclusive(LockId::Inode(number.0)));
+            let _guard = self.env.exclusive(LockId::Inode(parent.0));
+            let found = child()?;
+            if found == number && low.is_some() {
+                return what(number);
+            }
+            if found > parent {
+                let _child = self.env.exclusive(LockId::Inode(found.0));
+                return what(found);
+            }
+            number = found;
+        }
+        Err(Error::Busy)
+    }
+
+    /// Takes a name out of a directory: durable when it returns.
+    fn take_name(&self, parent: InodeNo, name: &[u8]) -> Result<(), Error> {
+        let mut directory = self.directory(parent)?;
+        let found = dir::find(&directory, name)?.ok_or(Error::NotFound)?;
+        dir::remove(&mut directory, &found)?;
+        self.fence()?;
+        Ok(())
+    }
+}
