@@ -165,6 +165,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         let goal = self.geometry.group_data((number.0 - 1) / self.geometry.inodes_per_group).start;
         let reserved = self.reserve(goal, 1)?;
         self.put(self.geometry.byte(reserved.first), &block)?;
+        // Rule 1 of contract 7, although nothing leads to the inode yet: what finds it after a crash sees it whole.
+        self.fence()?;
         record.set_first_block(reserved.first);
         record.set_blocks512(self.geometry.block_size / 512);
         self.write_new_inode(number, record)?;
