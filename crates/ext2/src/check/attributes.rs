@@ -132,8 +132,11 @@ fn check_entries(area: &[u8], first: usize, base: usize, is_block: bool) -> Resu
             return Err(("an attribute's value is in another inode", at));
         }
         let padded = size.checked_next_multiple_of(4).unwrap_or(usize::MAX);
-        if start.checked_add(size).is_none_or(|end| end > area.len()) {
+        if size > 0 && start.checked_add(size).is_none_or(|end| end > area.len()) {
             return Err(("an attribute's value is outside", at));
+        }
+        if is_block && area[at + 1] == 0 {
+            return Err(("an attribute without a prefix", at));
         }
         // The last value may end with the area, in the middle of a word.
         let end = start.saturating_add(padded).min(area.len());

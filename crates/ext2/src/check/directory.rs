@@ -1,7 +1,7 @@
 //! One directory: its entries.
 
 use super::blocks::Walk;
-use super::tree::Queue;
+use super::tree::{DIRECTORY, Queue};
 use super::{Finding, Pass};
 use crate::dir::entry::{Block, ENTRY_MIN, is_plain};
 use crate::error::Error;
@@ -101,11 +101,10 @@ impl<'a, D: Device> Pass<'a, D> {
                     0 => (&b"."[..], number, "the entry of the directory itself"),
                     _ => (&b".."[..], parent, "the entry of the parent directory"),
                 };
-                let kind = if self.has_kinds() { super::tree::DIRECTORY } else { 0 };
                 let ended = bytes.get(entry.at + 8 + name.len()) == Some(&0);
                 if entry.name != name
                     || entry.inode != inode
-                    || entry.kind != kind
+                    || !self.is_kind(entry.kind, DIRECTORY)
                     || !ended
                     || n == 0 && entry.len != ENTRY_MIN
                 {

@@ -13,6 +13,8 @@ const INFO: usize = 24;
 const ROOT: usize = 32;
 const NODE: usize = 8;
 const ELEMENT: usize = 8;
+/// Of a block's number the upper four bits are for something else, as Linux has it.
+const BLOCK: u32 = 0x0fff_ffff;
 
 /// A directory with an index.
 struct Index<'r> {
@@ -67,7 +69,7 @@ impl<D: Device> Pass<'_, D> {
         for n in 0..count {
             let from = if n == 0 { hashes.start } else { word(2 * n) };
             let to = if n + 1 == count { hashes.end } else { word(2 * n + 2) };
-            let below = word(2 * n + 1);
+            let below = word(2 * n + 1) & BLOCK;
             if from > to || n > 1 && from <= word(2 * n - 2) || from < hashes.start || to > hashes.end {
                 self.damage("the hashes of the directory's index are not in order", index.directory, at);
                 return Ok(());

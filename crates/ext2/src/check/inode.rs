@@ -10,8 +10,8 @@ use xip_core::Device;
 
 /// Linux keeps what may be done to a file here; they mean nothing for what is no file or directory.
 const FLAGS_SPECIAL: u32 = 0x10 | 0x20;
-/// Linux's own numbers for a compressed file, one that keeps a value of an attribute, and for a magic inode.
-const FLAGS_UNKNOWN: u32 = 0x200 | 0x2000 | 0x20_0000;
+/// Magic inodes, and directories without case.
+const FLAGS_UNKNOWN: u32 = 0x2000 | 0x4000_0000;
 /// `i_dtime`.
 pub(super) const DELETED_AT: u64 = 20;
 /// `i_links_count`.

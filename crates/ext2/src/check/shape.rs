@@ -12,6 +12,23 @@ const ERRORS: u16 = 2;
 const STATE_AT: u64 = SUPER_AT + 58;
 /// `s_last_orphan`.
 const ORPHAN: usize = 232;
+/// Fields of journals and quotas: their names, and where their words stand.
+const JOURNAL_UUID: [usize; 4] = [208, 212, 216, 220];
+const UNUSED: [(&str, &[usize]); 5] = [
+    ("s_journal_uuid", &JOURNAL_UUID),
+    ("s_journal_inum", &[224]),
+    ("s_usr_quota_inum", &[576]),
+    ("s_grp_quota_inum", &[580]),
+    ("s_prj_quota_inum", &[620]),
+];
+/// The inodes that are kept for quotas, which e2fsck allows to be named.
+const QUOTAS: [u32; 2] = [3, 4];
+/// `s_desc_size`, and the most that e2fsck allows.
+const DESCRIPTOR_SIZE: (usize, u16) = (254, 1024);
+/// `s_log_groups_per_flex`.
+const LOG_FLEX: usize = 372;
+/// `bg_flags`: a bitmap or a table was never written.
+const UNINITIALISED: u8 = 1 | 2;
 /// A clock may be wrong by this, in seconds, as e2fsck has it.
 const DAY: u64 = 86_400;
 
@@ -68,6 +85,41 @@ impl<D: Device> Pass<'_, D> {
         bad("s_r_blocks_count", raw.reserved_blocks(), raw.reserved_blocks() > raw.blocks_count() / 2);
         bad("s_log_frag_size", raw.log_fragment_size(), raw.log_fragment_size() != raw.log_block_size());
         bad("s_frags_per_group", raw.fragments_per_group(), raw.fragments_per_group() != raw.blocks_per_group());
+        // What other features keep here is not used without them.
+        let word = |at: usize| u32::from_le_bytes(bytes_at(&raw.0, at));
+        for (field, places) in UNUSED {
+            let quota = places.len() == 1 && places[0] > 512;
+            let values = places.iter().map(|&at| word(at));
+            if let Some(value) = values.into_iter().find(|value| *value != 0 && !(quota && QUOTAS.contains(value))) {
+                self.found(Finding::Superblock { field, value: value.into() });
+            }
+        }
+        let size = u16::from_le_bytes(bytes_at(&raw.0, DESCRIPTOR_SIZE.0));
+        if size > DESCRIPTOR_SIZE.1 {
+            self.found(Finding::Superblock { field: "s_desc_size", value: size.into() });
+        }
+        let flex = raw.0[LOG_FLEX];
+        let kept = u64::from(raw.reserved_descriptor_blocks());
+        if flex > 31 {
+            self.found(Finding::Superblock { field: "s_log_groups_per_flex", value: flex.into() });
+        }
+        if kept != 0 && self.geometry.compat & feature::COMPAT_RESIZE_INODE == 0 {
+            self.found(Finding::Superblock { field: "s_reserved_gdt_blocks", value: kept });
+        }
+        let room = u32::from(self.geometry.inode_size) - 128;
+        for (field, at) in [("s_min_extra_isize", 348), ("s_want_extra_isize", 350)] {
+            let value = u32::from(u16::from_le_bytes(bytes_at(&raw.0, at)));
+            if value != 0 && (!(4..=room).contains(&value) || !value.is_multiple_of(4)) {
+                self.found(Finding::Superblock { field, value: value.into() });
+            }
+        }
+        for group in 0..self.geometry.groups {
+            let raw = self.raw_group(group)?;
+            let (flags, unused) = (raw.0[18] & UNINITIALISED, u16::from_le_bytes(bytes_at(&raw.0, 28)));
+            if flags != 0 || unused != 0 {
+                self.found(Finding::Superblock { field: "bg_flags", value: u64::from(flags) });
+            }
+        }
         if let Some(now) = self.now {
             for (field, time) in [("s_mtime", raw.mount_time()), ("s_wtime", raw.write_time())] {
                 if u64::from(time) > now + DAY {

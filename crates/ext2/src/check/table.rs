@@ -10,8 +10,8 @@ use xip_core::Device;
 
 /// The inode that keeps room for more descriptors.
 const RESIZE: u32 = 7;
-/// The inode that keeps bad blocks.
-const BAD_BLOCKS: u32 = 1;
+/// The inode of a journal; this format has none.
+const JOURNAL: u32 = 8;
 /// The boot loader's.
 const BOOT: u32 = 5;
 
@@ -27,7 +27,9 @@ impl<D: Device> Pass<'_, D> {
                 return pass.check_reached(number, raw, record);
             }
             if raw.links() == 0 {
-                if raw.mode() != 0 && raw.dtime() == 0 {
+                // Until it is gone, Linux has the number of another inode in the place of the time.
+                let is_number = (1..=pass.geometry.inodes).contains(&raw.dtime());
+                if raw.mode() != 0 && raw.dtime() == 0 || is_number {
                     pass.found(Finding::DeletionTime { inode: number });
                     pass.erase(number)?;
                 }
@@ -76,22 +78,24 @@ impl<D: Device> Pass<'_, D> {
     /// Inodes that the format keeps for itself.
     fn check_reserved(&mut self, number: u32, raw: &RawInode) -> Result<(), Error> {
         let has_resize = self.geometry.compat & feature::COMPAT_RESIZE_INODE != 0;
-        match number {
-            RESIZE if has_resize => self.check_resize(raw),
-            BAD_BLOCKS => {
-                for block in (0..15).map(|n| raw.block(n)).filter(|&block| block != 0) {
-                    self.damage("bad blocks are not supported", number, block.into());
-                }
-                Ok(())
-            }
-            BOOT if raw.mode() & 0o170_000 != 0o040_000 => Ok(()),
-            _ => {
-                if raw.mode() != 0 {
-                    self.damage("a reserved inode is in use", number, raw.mode().into());
-                }
-                Ok(())
-            }
+        if number == RESIZE && has_resize {
+            return self.check_resize(raw);
         }
+        if (1..=self.geometry.inodes).contains(&raw.dtime()) {
+            self.found(Finding::DeletionTime { inode: number });
+            self.mend(self.inode_at(number)? + DELETED_AT, &[0; 4])?;
+        }
+        // As e2fsck has it: of some inodes the mode counts, of others what they hold.
+        let (links, first, sectors) = (u32::from(raw.links()), raw.block(0), raw.blocks512());
+        let used = match number {
+            3 | 4 | RESIZE | JOURNAL => links | first | sectors,
+            BOOT if raw.mode() & 0o170_000 != 0o040_000 => sectors | (0..15).fold(0, |all, n| all | raw.block(n)),
+            _ => u32::from(raw.mode()) | sectors | (0..15).fold(0, |all, n| all | raw.block(n)),
+        };
+        if used != 0 {
+            self.damage("a reserved inode is in use", number, used.into());
+        }
+        Ok(())
     }
 
     /// The inode that keeps room for more descriptors: a block of pointers to what is kept in the first group, which

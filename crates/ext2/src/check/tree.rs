@@ -3,7 +3,7 @@
 use super::Pass;
 use super::memory::NO_KIND;
 use crate::error::Error;
-use crate::geometry::ROOT;
+use crate::geometry::{ROOT, feature};
 use crate::inode::Kind;
 use crate::raw::RawInode;
 use xip_core::Device;
@@ -104,11 +104,12 @@ impl<D: Device> Pass<'_, D> {
         if known == NO_KIND {
             return None; // Said of the inode.
         }
-        let stored = if self.has_kinds() { known } else { 0 };
-        (kind != stored).then_some("the kind in the directory is not that of the inode")
+        (!self.is_kind(kind, known)).then_some("the kind in the directory is not that of the inode")
     }
 
-    pub(super) fn has_kinds(&self) -> bool {
-        self.geometry.incompat & crate::geometry::feature::INCOMPAT_FILETYPE != 0
+    /// Whether an entry's kind is right for that of an inode. It may be left out, and is where the volume has none.
+    pub(super) fn is_kind(&self, stored: u8, known: u8) -> bool {
+        let has_kinds = self.geometry.incompat & feature::INCOMPAT_FILETYPE != 0;
+        stored == 0 || has_kinds && stored == known
     }
 }
