@@ -78,7 +78,7 @@ impl Intent {
         each_change(old, new, |from, to| self.change(at + from as u64, &old.0[from..to], &new.0[from..to]))
     }
 
-    fn stores(&self) -> Stores<'_> {
+    pub(crate) fn stores(&self) -> Stores<'_> {
         Stores(&self.bytes[HEAD..self.len])
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn each_change(
 type Store<'a> = (u64, &'a [u8], &'a [u8]);
 
 /// The stores of a record. An item is `None` if the bytes are none, and then it is the last.
-struct Stores<'a>(&'a [u8]);
+pub(crate) struct Stores<'a>(&'a [u8]);
 
 impl<'a> Iterator for Stores<'a> {
     type Item = Option<Store<'a>>;
@@ -188,24 +188,36 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// The device's.
     pub(crate) fn complete_intent(&self) -> Result<(), Error> {
+        let Some(found) = self.pending_intent()? else { return Ok(()) };
+        if found.len > HEAD {
+            for (at, _, new) in found.stores().flatten() {
+                self.put(at, new)?;
+            }
+            self.fence()?;
+        }
+        self.put_zeros(AT, CAPACITY as u64)?;
+        self.fence()?;
+        Ok(())
+    }
+
+    /// The record of a crash, without stores if it has to be dropped.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn pending_intent(&self) -> Result<Option<Intent>, Error> {
         let mut found = Intent::new();
         self.device.read(AT, &mut found.bytes)?;
         if u32::from_le_bytes(bytes_at(&found.bytes, 0)) != MAGIC {
-            return Ok(());
+            return Ok(None);
         }
         let len = u32::from_le_bytes(bytes_at(&found.bytes, LEN)) as usize;
         if len <= CAPACITY - HEAD {
             found.len = HEAD + len;
             if self.is_as_it_was(&found)? {
-                for (at, _, new) in found.stores().flatten() {
-                    self.put(at, new)?;
-                }
-                self.fence()?;
+                return Ok(Some(found));
             }
         }
-        self.put_zeros(AT, CAPACITY as u64)?;
-        self.fence()?;
-        Ok(())
+        Ok(Some(Intent::new()))
     }
 
     /// Whether a record is whole, and the volume still the one that it was written for.

@@ -26,6 +26,8 @@ pub enum Finding {
         /// The first on it.
         inode: u32,
     },
+    /// Something that is done in several steps, such as a rename, was under way. It is completed.
+    Intent,
     /// Blocks that are taken and belong to nothing.
     LeakedBlocks {
         /// The first.
@@ -146,6 +148,7 @@ impl Finding {
     pub fn class(&self) -> Class {
         match self {
             Self::Unclean { .. }
+            | Self::Intent
             | Self::Orphans { .. }
             | Self::LeakedBlocks { .. }
             | Self::LeakedInode { .. }
@@ -171,6 +174,7 @@ impl Finding {
         match self {
             Self::Unclean { .. } => "unclean",
             Self::Orphans { .. } => "orphans",
+            Self::Intent => "intent",
             Self::LeakedBlocks { .. } => "leaked-blocks",
             Self::LeakedInode { .. } => "leaked-inode",
             Self::LinksTooHigh { .. } => "links-too-high",
@@ -225,6 +229,7 @@ impl fmt::Display for Finding {
         match *self {
             Self::Unclean { state } => write!(f, "the volume was not closed, or has seen an error (state {state})"),
             Self::Orphans { inode } => write!(f, "inode {inode} is on the list of files deleted while open"),
+            Self::Intent => f.write_str("an operation was under way: it is to be completed"),
             Self::LeakedBlocks { first, count: 1 } => write!(f, "block {first} is taken and belongs to nothing"),
             Self::LeakedBlocks { first, count } => {
                 write!(f, "{count} blocks from {first} on are taken and belong to nothing")

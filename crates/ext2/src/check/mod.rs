@@ -10,6 +10,7 @@
 //! | `inode`, `blocks` | one inode: its fields, its blocks |
 //! | `attributes` | extended attributes, in the inode and in blocks that inodes share |
 //! | `table` | all inodes: which nobody names, and their link counts |
+//! | `completed` | the volume as it will be when a rename that was under way is completed |
 //! | `bitmap` | bitmaps and counters against what was found |
 //!
 //! A check is one pass: names first, since an inode that nobody names is leaked whatever it holds; then all inodes,
@@ -25,6 +26,7 @@
 mod attributes;
 mod bitmap;
 mod blocks;
+mod completed;
 mod directory;
 mod finding;
 mod index;
@@ -39,8 +41,10 @@ pub use finding::{Class, Finding};
 use crate::error::Error;
 use crate::geometry::{Geometry, Group};
 use crate::raw::{RawGroup, RawInode};
+use crate::volume::Volume;
+use completed::Completed;
 use memory::Memory;
-use xip_core::Device;
+use xip_core::{Alone, Device};
 
 /// How to check.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,11 +111,17 @@ pub fn check<D: Device>(
     if options.repair && !device.properties().writable {
         return Err(Error::ReadOnly { reason: "its device is" });
     }
-    let mut pass = Pass::new(device, geometry, memory, options, false, report)?;
+    let completed = Completed::new(device)?;
+    let mut pass = Pass::new(&completed, geometry, memory, options, false, report)?;
+    if completed.has_intent() {
+        pass.found(Finding::Intent);
+    }
     pass.run()?;
     let mut summary = pass.summary;
     if options.repair && summary.leaks > 0 && summary.damages == 0 {
-        Pass::new(device, geometry, memory, options, true, &mut |_| {})?.run()?;
+        // What was under way is completed when a volume is opened to be written.
+        let _ = Volume::open(device, Alone::default())?;
+        Pass::new(&Completed::new(device)?, geometry, memory, options, true, &mut |_| {})?.run()?;
         summary.mended = true;
     }
     Ok(summary)
