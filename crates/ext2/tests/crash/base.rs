@@ -119,6 +119,30 @@ impl World {
                 Link("/b", "/d/link"),
                 Symlink("/fast", 30),
                 Symlink("/slow", 100),
+                Unlink("/a"),
+                Unlink("/b"),
+                Unlink("/sparse"),
+                Unlink("/long"),
+                Unlink("/attr"),
+                Unlink("/d/x"),
+                Rmdir("/e"),
+                Rmdir("/d"),
+                Rename("/b", "/renamed"),
+                Rename("/a", "/d/moved"),
+                Rename("/a", "/b"),
+                Rename("/d/x", "/a"),
+                Rename("/b", "/b2"),
+                Rename("/d/sub", "/moved"),
+                Rename("/d/sub", "/e"),
+                Rename("/e", "/d/sub"),
+                Rename("/d", "/d/sub/in"),
+                RenameNoReplace("/a", "/fresh"),
+                RenameNoReplace("/a", "/b"),
+                Exchange("/a", "/b"),
+                Exchange("/a", "/d/x"),
+                Exchange("/a", "/e"),
+                Exchange("/d/sub", "/e"),
+                Exchange("/d", "/d/sub"),
                 Write("/a", 0, 4096, No),
                 Write("/a", 4000, 150, No),
                 Write("/a", 4000, 150, Data),
@@ -134,6 +158,12 @@ impl World {
                 Truncate("/sparse", 12 * 4096 + 10),
                 Truncate("/b", 4096),
                 Truncate("/b", 9000),
+                Allocate("/b", 100, 6000),
+                Allocate("/sparse", 4096, 8192),
+                Punch("/a", 0, 4096),
+                Punch("/sparse", 100, 13 * 4096),
+                Punch("/sparse", 12 * 4096, 4096),
+                Zero("/a", 4000, 400),
                 SetAttribute("/a", "user.new", 10),
                 SetAttribute("/a", "user.new", 500),
                 SetAttribute("/attr", "user.small", 30),
@@ -149,16 +179,19 @@ impl World {
                 Create(long("/index", INDEXED)),
                 Link("/a", long("/index", INDEXED + 1)),
                 Create("/index/short"),
+                Unlink(long("/full", 0)),
+                Unlink(long("/index", 0)),
+                Rename(long("/index", 1), long("/index", INDEXED + 2)),
+                Rename(long("/full", 1), long("/index", INDEXED + 3)),
+                Rename("/a", long("/full", 18)),
+                Exchange(long("/full", 2), long("/index", 2)),
             ],
         }
     }
 }
 
-/// Operations that do not yet keep the contract, and why: tried no more than this until they do.
+/// Operations that do not yet keep the contract, and why: they are not tried until they do.
 pub fn not_yet(op: &Op) -> Option<&'static str> {
-    match op {
-        Create(_) | Mkdir(_) | Symlink(..) | Link(..) | Chmod(..) => Some("no fence before it returns"),
-        Truncate(..) | Append(..) | Write(..) => Some("no fence before it returns"),
-        SetAttribute(..) | RemoveAttribute(..) => Some("attributes in an inode are replaced word by word"),
-    }
+    let list: [(Op, &str); 0] = [];
+    list.iter().find(|(listed, _)| listed == op).map(|(_, reason)| *reason)
 }

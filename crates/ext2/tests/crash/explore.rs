@@ -21,6 +21,8 @@ pub struct Count {
     pub shown_to_e2fsck: usize,
     /// Images of crashes in the repair of other images.
     pub in_repairs: usize,
+    /// Fences of the last operations.
+    pub fences: usize,
 }
 
 /// An image that no crash may leave.
@@ -36,25 +38,49 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}, {}, with lines {:x?}: {}", self.sequence, self.moment, self.lines, self.what)
+        let (few, all) = (&self.lines[..self.lines.len().min(8)], self.lines.len());
+        write!(f, "{:?}, {}, with {all} lines {few:x?}: {}", self.sequence, self.moment, self.what)
     }
 }
 
-/// Which events of an operation are passed over, to see that it is found.
-pub type Lose = fn(&Event) -> bool;
+/// What an operation leaves out, to see that it is found.
+#[derive(Clone, Copy, Debug)]
+pub enum Lost {
+    Nothing,
+    Flushes,
+    Fences,
+    /// Only the one of this number.
+    Fence(usize),
+}
+
+impl Lost {
+    fn apply(self, events: &mut Vec<Event>) {
+        let mut fences = 0..;
+        events.retain(|event| match (event, self) {
+            (Event::Flush { .. }, Self::Flushes) | (Event::Fence, Self::Fences) => false,
+            (Event::Fence, Self::Fence(lost)) => fences.next() != Some(lost),
+            _ => true,
+        });
+    }
+}
 
 pub struct Explorer {
     base: Base,
     seen: HashSet<u64>,
     pub count: Count,
     pub findings: Vec<Finding>,
-    pub lose: Lose,
+    pub lost: Lost,
 }
 
 impl Explorer {
     pub fn new(world: World) -> Self {
         let base = Base::new(world);
-        Self { base, seen: HashSet::new(), count: Count::default(), findings: Vec::new(), lose: |_| false }
+        Self { base, seen: HashSet::new(), count: Count::default(), findings: Vec::new(), lost: Lost::Nothing }
+    }
+
+    /// Whether an operation changes anything.
+    pub fn changes(&self, op: &Op) -> bool {
+        op.expect(&self.base.tree).is_ok_and(|outcome| hash(&outcome.after) != hash(&self.base.tree))
     }
 
     /// Tries a crash at every moment of the last operation. At most `budget` images for each moment between two fences.
@@ -85,7 +111,8 @@ impl Explorer {
             let mut events = device.take();
             let last = n + 1 == sequence.len();
             if last {
-                events.retain(|event| !(self.lose)(event));
+                self.count.fences += events.iter().filter(|event| matches!(event, Event::Fence)).count();
+                self.lost.apply(&mut events);
             }
             let mut moment = |cache: &Cache, judge: &mut Judge, allowed: &[&Tree], when: &dyn Fn() -> String| {
                 let expected = hash(allowed);

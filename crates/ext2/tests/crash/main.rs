@@ -22,13 +22,12 @@ mod tree;
 mod walk;
 
 use base::World;
-use explore::{Count, Explorer, Finding, Lose};
+use explore::{Count, Explorer, Finding, Lost};
 use images::Random;
 use ops::Op;
-use recorder::Event;
 
-/// Tries all sequences, on every core.
-fn explore(world: World, sequences: &[Vec<Op>], budget: usize) {
+/// Tries all sequences, on every core; whether all is well.
+fn explore(world: World, sequences: &[Vec<Op>], budget: usize) -> bool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let start = std::time::Instant::now();
     let explorers: Vec<(Count, Vec<Finding>)> = std::thread::scope(|scope| {
@@ -54,7 +53,7 @@ fn explore(world: World, sequences: &[Vec<Op>], budget: usize) {
     for finding in findings.iter().take(40) {
         println!("{finding}");
     }
-    assert!(findings.is_empty(), "images that no crash may leave");
+    findings.is_empty()
 }
 
 /// The operations that are fit to be tried.
@@ -71,34 +70,42 @@ fn operations(world: World) -> Vec<Op> {
 
 #[test]
 fn one_operation_is_there_wholly_or_not_at_all_after_a_crash() {
-    for world in [World::Names, World::Files] {
+    let all_well = [World::Names, World::Files].map(|world| {
         let sequences: Vec<_> = operations(world).into_iter().map(|op| vec![op]).collect();
-        explore(world, &sequences, 2000);
-    }
+        explore(world, &sequences, 1000)
+    });
+    assert_eq!(all_well, [true, true], "images that no crash may leave");
 }
 
 #[test]
 fn the_second_of_two_operations_is_there_wholly_or_not_at_all_and_the_first_wholly() {
-    for world in [World::Names, World::Files] {
+    let all_well = [World::Names, World::Files].map(|world| {
         let all = operations(world);
         let pairs = all.iter().flat_map(|&first| all.iter().map(move |&second| vec![first, second]));
-        explore(world, &pairs.collect::<Vec<_>>(), 60);
-    }
+        explore(world, &pairs.collect::<Vec<_>>(), 30)
+    });
+    assert_eq!(all_well, [true, true], "images that no crash may leave");
 }
 
 /// That the tests above can fail.
 #[test]
 fn an_operation_whose_flushes_or_fences_are_lost_is_found() {
-    let lost: [(&str, Lose); 2] =
-        [("flushes", |event| matches!(event, Event::Flush { .. })), ("fences", |event| matches!(event, Event::Fence))];
-    for op in operations(World::Files) {
-        for (what, lose) in lost {
+    let (mut fences, mut needed) = (0, 0);
+    for op in operations(World::Files).into_iter().filter(|op| Explorer::new(World::Files).changes(op)) {
+        let explore = |lost| {
             let mut explorer = Explorer::new(World::Files);
-            explorer.lose = lose;
-            explorer.explore(&[op], 100);
-            assert!(!explorer.findings.is_empty(), "{op:?} without {what}");
-        }
+            explorer.lost = lost;
+            explorer.explore(&[op], 60);
+            (explorer.count.fences, !explorer.findings.is_empty())
+        };
+        let (count, found) = explore(Lost::Fences);
+        assert!(found && explore(Lost::Flushes).1, "{op:?}");
+        needed += (0..count).filter(|&n| explore(Lost::Fence(n)).1).count();
+        fences += count;
     }
+    // Not all are: lines that stand between two fences are sometimes all one line, or harmless in any mixture.
+    assert!(needed > 0);
+    println!("of {fences} fences, {needed} are found when they alone are lost");
 }
 
 /// `XIP_CRASH_LONG` says how many sequences.
@@ -112,5 +119,5 @@ fn sequences_of_three_operations_are_there_but_for_the_last() {
     let mut random = Random::new(3);
     let mut any = || all[random.below(all.len())];
     let sequences: Vec<_> = (0..count).map(|_| vec![any(), any(), any()]).collect();
-    explore(World::Files, &sequences, 100);
+    assert!(explore(World::Files, &sequences, 100), "images that no crash may leave");
 }

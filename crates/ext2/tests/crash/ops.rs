@@ -4,8 +4,8 @@ use crate::recorder::Recorder;
 use crate::tree::{Body, Data, Node, Refused, Tree, split};
 use std::rc::Rc;
 use xip_core::ops::{self, Durable, Writer};
-use xip_core::{Alone, InPlace};
-use xip_ext2::{Blocks, Error, File, InodeNo, NewInode, NewKind, SetAttributes, Volume};
+use xip_core::{Alone, InPlace, PAGE_SIZE, space};
+use xip_ext2::{Blocks, Error, File, InodeNo, NewInode, NewKind, Rename, SetAttributes, Volume};
 
 pub type Disk<'a> = Volume<&'a Recorder, Alone>;
 
@@ -16,10 +16,18 @@ pub enum Op {
     Link(&'static str, &'static str),
     /// Where, and how long the target is.
     Symlink(&'static str, usize),
+    Unlink(&'static str),
+    Rmdir(&'static str),
+    Rename(&'static str, &'static str),
+    RenameNoReplace(&'static str, &'static str),
+    Exchange(&'static str, &'static str),
     /// Where in the file, and how much.
     Write(&'static str, usize, usize, Durable),
     Append(&'static str, usize),
     Truncate(&'static str, usize),
+    Allocate(&'static str, usize, usize),
+    Punch(&'static str, usize, usize),
+    Zero(&'static str, usize, usize),
     /// Name, and how long the value is.
     SetAttribute(&'static str, &'static str, usize),
     RemoveAttribute(&'static str, &'static str),
@@ -52,6 +60,11 @@ impl Op {
             Self::Mkdir(path) => after.add(path, Node::directory())?,
             Self::Link(from, to) => after.link(from, to)?,
             Self::Symlink(path, len) => after.add(path, Node::new(Body::Symlink(target(len)), 0o777))?,
+            Self::Unlink(path) => after.remove(path, false)?,
+            Self::Rmdir(path) => after.remove(path, true)?,
+            Self::Rename(from, to) => after.rename(from, to, false)?,
+            Self::RenameNoReplace(from, to) => after.rename(from, to, true)?,
+            Self::Exchange(one, other) => after.exchange(one, other)?,
             Self::Write(path, at, len, _) => write(&mut after, &mut during, path, at, &self.bytes(at, len))?,
             Self::Append(path, len) => {
                 let at = after.data(path)?.size;
@@ -59,16 +72,30 @@ impl Op {
             }
             Self::Truncate(path, size) => {
                 let data = after.data(path)?;
-                // What is cut off may be zeros before it is gone: the tail of the last page comes before the size.
-                let mut cut = data.newest();
-                cut.resize(size, 0);
-                let cut = Rc::new(cut);
+                // The tail of the last page comes before the size (contract 3).
+                let mut tail = data.newest();
+                let end = size.next_multiple_of(PAGE_SIZE).min(tail.len());
+                if let Some(tail) = tail.get_mut(size..end) {
+                    tail.fill(0);
+                }
                 for version in &mut data.versions {
                     Rc::make_mut(version).truncate(size);
                 }
                 data.size = size;
-                during[0].data(path)?.versions.push(cut);
+                during[0].data(path)?.versions.push(Rc::new(tail));
             }
+            Self::Allocate(path, at, len) => {
+                let data = after.data(path)?;
+                data.size = data.size.max(at + len);
+            }
+            Self::Punch(path, at, len) => {
+                // The size stays.
+                let len = len.min(after.data(path)?.size.saturating_sub(at));
+                if len > 0 {
+                    write(&mut after, &mut during, path, at, &vec![0; len])?;
+                }
+            }
+            Self::Zero(path, at, len) => write(&mut after, &mut during, path, at, &vec![0; len])?,
             Self::SetAttribute(path, name, len) => {
                 after.node(path)?.attributes.insert(name.into(), self.bytes(0, len));
             }
@@ -96,6 +123,20 @@ impl Op {
                 volume.link(find(volume, parent)?, name.as_bytes(), find(volume, from)?)
             }
             Self::Symlink(path, len) => new(path, NewKind::Symlink(target(len).as_bytes()), 0o777),
+            Self::Unlink(path) => {
+                let (parent, name) = split(path);
+                match volume.unlink(find(volume, parent)?, name.as_bytes())? {
+                    Some(dead) => volume.release(dead),
+                    None => Ok(()),
+                }
+            }
+            Self::Rmdir(path) => {
+                let (parent, name) = split(path);
+                volume.release(volume.rmdir(find(volume, parent)?, name.as_bytes())?)
+            }
+            Self::Rename(from, to) => rename(volume, from, to, Rename::Replace),
+            Self::RenameNoReplace(from, to) => rename(volume, from, to, Rename::NoReplace),
+            Self::Exchange(one, other) => rename(volume, one, other, Rename::Exchange),
             Self::Write(path, at, len, durable) => {
                 let bytes = self.bytes(at, len);
                 let how = Writer { durable, ..Writer::default() };
@@ -107,7 +148,16 @@ impl Op {
                 let how = Writer { append: true, ..Writer::default() };
                 with(volume, path, |file| ops::write(file, 0, &bytes, &how).map(|done| assert_eq!(done, len)))
             }
-            Self::Truncate(path, size) => with(volume, path, |file| ops::truncate(file, size as u64)),
+            Self::Truncate(path, size) => with(volume, path, |file| space::truncate(file, size as u64)),
+            Self::Allocate(path, at, len) => {
+                with(volume, path, |file| space::fallocate(file, at as u64, len as u64, false, &Writer::default()))
+            }
+            Self::Punch(path, at, len) => {
+                with(volume, path, |file| space::punch_hole(file, at as u64, len as u64, &Writer::default()))
+            }
+            Self::Zero(path, at, len) => {
+                with(volume, path, |file| space::zero_range(file, at as u64, len as u64, false, &Writer::default()))
+            }
             Self::SetAttribute(path, name, len) => {
                 let value = self.bytes(0, len);
                 volume.set_xattr(find(volume, path)?, name.as_bytes(), Some(&value))
@@ -142,6 +192,15 @@ pub fn find(volume: &Disk<'_>, path: &str) -> Result<InodeNo, Error> {
     path.split('/')
         .filter(|name| !name.is_empty())
         .try_fold(InodeNo::ROOT, |directory, name| volume.lookup(directory, name.as_bytes())?.ok_or(Error::NotFound))
+}
+
+fn rename(volume: &Disk<'_>, from: &str, to: &str, how: Rename) -> Result<(), Error> {
+    let ((parent, name), (new_parent, new_name)) = (split(from), split(to));
+    let (parent, new_parent) = (find(volume, parent)?, find(volume, new_parent)?);
+    match volume.rename(parent, name.as_bytes(), new_parent, new_name.as_bytes(), how)? {
+        Some(dead) => volume.release(dead),
+        None => Ok(()),
+    }
 }
 
 fn with(

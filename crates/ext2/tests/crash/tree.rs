@@ -75,7 +75,6 @@ pub fn split(path: &str) -> (&str, &str) {
     (parent, name)
 }
 
-#[allow(dead_code, reason = "for unlink, rmdir and rename")]
 impl Tree {
     pub fn new() -> Self {
         Self { nodes: BTreeMap::from([(ROOT, Node::directory())]) }

@@ -20,13 +20,6 @@ struct SeenNode {
     names: BTreeMap<Vec<u8>, InodeNo>,
 }
 
-/// A crash may leave link counts that are too high. What follows an automatic repair may not.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Links {
-    Exact,
-    MayBeHigh,
-}
-
 /// Walks the whole volume, and asks it for each thing in every way there is.
 pub fn walk(volume: &Disk<'_>) -> Result<Seen, String> {
     let mut nodes = HashMap::new();
@@ -118,7 +111,7 @@ fn node(volume: &Disk<'_>, number: InodeNo) -> Result<SeenNode, Error> {
 
 impl Seen {
     /// The first difference from what should be there.
-    pub fn differs(&self, tree: &Tree, links: Links) -> Option<String> {
+    pub fn differs(&self, tree: &Tree) -> Option<String> {
         let mut same = HashMap::new();
         let mut todo = vec![(String::new(), ROOT, InodeNo::ROOT)];
         while let Some((path, expected, number)) = todo.pop() {
@@ -162,7 +155,7 @@ impl Seen {
                 let now = usize::from(seen.links);
                 if seen.permissions != node.permissions {
                     Some(format!("permissions {:o} and not {:o}", seen.permissions, node.permissions))
-                } else if now < right || now > right && links == Links::Exact {
+                } else if now != right {
                     Some(format!("{now} links and not {right}"))
                 } else {
                     attributes_differ(&node.attributes, &seen.attributes)
