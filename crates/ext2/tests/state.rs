@@ -40,7 +40,6 @@ fn a_volume_is_not_clean_from_its_first_change_until_it_is_closed() {
     assert_eq!(state(&made.device().to_vec()), "clean");
     volume.unlink(InodeNo::ROOT, b"g").unwrap();
     assert_eq!(state(&made.device().to_vec()), "not clean");
-    drop(volume);
 
     // It was not closed. Closing it now must not hide that; having it repaired may.
     let mut volume = Volume::open(made.device(), Alone::at(NOW)).unwrap();
@@ -109,7 +108,7 @@ fn at_every_store(what: impl Fn(&Volume<Dying<'_>, Alone>) -> bool) -> Vec<Vec<u
     unreachable!()
 }
 
-fn rename(volume: &Volume<impl Device, Alone>) -> bool {
+fn rename(volume: &Volume<Dying<'_>, Alone>) -> bool {
     let [d, e] = [b"d", b"e"].map(|name| volume.lookup(InodeNo::ROOT, name).unwrap().unwrap());
     volume.rename(d, b"moved", e, b"there", Rename::Replace).is_ok()
 }
@@ -127,7 +126,7 @@ fn seen(volume: &Volume<impl Device, Alone>) -> (bool, bool, [u16; 2], bool) {
 fn a_rename_is_done_wholly_or_not_at_all_wherever_the_power_is_lost() {
     const BEFORE: (bool, bool, [u16; 2], bool) = (true, false, [3, 2], false);
     const AFTER: (bool, bool, [u16; 2], bool) = (false, true, [2, 3], true);
-    let images = at_every_store(|volume| rename(volume));
+    let images = at_every_store(rename);
     let (mut befores, mut halves) = (0, 0);
     for image in &images {
         let bytes = Bytes::of(image);
@@ -153,7 +152,7 @@ fn a_rename_is_done_wholly_or_not_at_all_wherever_the_power_is_lost() {
 
 /// The image in which the record is written and nothing else is.
 fn interrupted() -> Vec<u8> {
-    let images = at_every_store(|volume| rename(volume));
+    let images = at_every_store(rename);
     images.into_iter().find(|image| image[2048..2052] != [0; 4]).unwrap()
 }
 
