@@ -10,7 +10,6 @@ use xip_core::{Alone, PAGE_SIZE, Timestamp};
 use xip_ext2::{Format, Volume};
 
 pub const NOW: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
-const BLOCKS: usize = 64;
 /// Names of this length fill a block of a directory with 16 of them.
 const NAME: usize = 240;
 
@@ -21,19 +20,24 @@ pub enum World {
     Files,
     /// Directories in which one more name needs an index, or a new block in it.
     Names,
+    /// As `Files`, and two blocks are free: what one file loses the next one gets, or the operation fails.
+    Full,
 }
 
 pub struct Base {
     pub image: Vec<u8>,
     pub tree: Tree,
+    /// Operations may find no space.
+    pub full: bool,
 }
 
 impl Base {
     pub fn new(world: World) -> Self {
         // Not zeros: what an operation does not write itself shows, as another file's bytes would.
-        let device = Recorder::new(&vec![0xee; BLOCKS * PAGE_SIZE]);
+        let blocks = if let World::Full = world { 24 } else { 64 };
+        let device = Recorder::new(&vec![0xee; blocks * PAGE_SIZE]);
         let format = Format {
-            blocks: BLOCKS as u64,
+            blocks: blocks as u64,
             inodes: 48,
             uuid: *b"0123456789abcdef",
             label: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
@@ -41,10 +45,10 @@ impl Base {
             root_permissions: 0o755,
             root_owner: (0, 0),
         };
-        let volume: Disk<'_> = Volume::format(&device, Alone::at(NOW), &format).unwrap();
+        let mut volume: Disk<'_> = Volume::format(&device, Alone::at(NOW), &format).unwrap();
         let mut tree = Tree::new();
         for op in world.content() {
-            op.run(&volume).unwrap_or_else(|error| panic!("{op:?}: {error}"));
+            op.run(&mut volume).unwrap_or_else(|error| panic!("{op:?}: {error}"));
             tree = op.expect(&tree).unwrap().after;
         }
         volume.sync().unwrap();
@@ -54,6 +58,9 @@ impl Base {
                 data.versions = vec![Rc::new(data.newest())];
             }
         }
+        if let World::Full = world {
+            assert_eq!(volume.statfs().unwrap().free_blocks, 2);
+        }
         if let World::Names = world {
             // One block without an index; one of the index and two of names.
             assert_eq!(
@@ -61,7 +68,7 @@ impl Base {
                 [4096, 12288]
             );
         }
-        Self { image: device.bytes(), tree }
+        Self { image: device.bytes(), tree, full: matches!(world, World::Full) }
     }
 }
 
@@ -74,9 +81,11 @@ fn long(directory: &str, n: usize) -> &'static str {
 const INDEXED: usize = 30;
 
 impl World {
+    pub const ALL: [Self; 3] = [Self::Names, Self::Full, Self::Files];
+
     fn content(self) -> Vec<Op> {
         match self {
-            Self::Files => vec![
+            Self::Files | Self::Full => vec![
                 Create("/a"),
                 Write("/a", 0, 4096 + 100, No),
                 Create("/b"),
@@ -172,6 +181,29 @@ impl World {
                 RemoveAttribute("/attr", "user.small"),
                 RemoveAttribute("/attr", "user.big"),
                 Chmod("/a", 0o600),
+                Close,
+            ],
+            Self::Full => vec![
+                Unlink("/a"),
+                Unlink("/sparse"),
+                Unlink("/attr"),
+                Rmdir("/e"),
+                Rename("/d/x", "/a"),
+                Rename("/d/sub", "/e"),
+                Truncate("/a", 50),
+                Truncate("/sparse", 0),
+                Punch("/sparse", 12 * 4096, 4096),
+                RemoveAttribute("/attr", "user.big"),
+                Create("/new"),
+                Mkdir("/made"),
+                Mkdir("/d/made"),
+                Symlink("/slow", 100),
+                Write("/b", 2 * 4096, 100, No),
+                Write("/b", 20 * 4096, 4096, No),
+                Write("/sparse", 4096, 4096, No),
+                Allocate("/a", 8192, 4096),
+                SetAttribute("/a", "user.new", 500),
+                SetAttribute("/attr", "user.other", 300),
             ],
             Self::Names => vec![
                 Create(long("/full", 16)),

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use xip_core::Alone;
-use xip_ext2::Volume;
+use xip_ext2::{Error, Volume};
 
 /// What was tried.
 #[derive(Default)]
@@ -96,15 +96,16 @@ impl Explorer {
     /// An error is an operation that did not do what it should, without a crash.
     fn try_all(&mut self, sequence: &[Op], budget: usize, found: &mut Findings<'_>) -> Result<(), String> {
         let device = Recorder::new(&self.base.image);
-        let volume = Volume::open(&device, Alone::at(crate::base::NOW)).unwrap();
+        let mut volume = Volume::open(&device, Alone::at(crate::base::NOW)).unwrap();
         let mut cache = Cache::new(&self.base.image);
         let mut judge = Judge::new(&self.base.image);
         let mut tree = self.base.tree.clone();
         let mut random = Random::new(hash(&format!("{sequence:?}")));
         for (n, op) in sequence.iter().enumerate() {
-            let (during, after) = match (op.expect(&tree), op.run(&volume)) {
+            let (during, after) = match (op.expect(&tree), op.run(&mut volume)) {
                 (Ok(outcome), Ok(())) => (outcome.during, outcome.after),
                 (Err(Refused), Err(_)) => (vec![tree.clone()], tree),
+                (Ok(_), Err(Error::NoSpace)) if self.base.full => (vec![tree.clone()], tree),
                 (Ok(_), Err(error)) => return Err(format!("{op:?} is refused: {error}")),
                 (Err(Refused), Ok(())) => return Err(format!("{op:?} is not refused")),
             };

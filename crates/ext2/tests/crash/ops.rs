@@ -32,6 +32,8 @@ pub enum Op {
     SetAttribute(&'static str, &'static str, usize),
     RemoveAttribute(&'static str, &'static str),
     Chmod(&'static str, u16),
+    /// The volume is closed; what comes after opens it again.
+    Close,
 }
 
 /// What may be found when a crash comes during an operation, and what must be found after it.
@@ -103,13 +105,18 @@ impl Op {
                 after.node(path)?.attributes.remove(name).ok_or(Refused)?;
             }
             Self::Chmod(path, permissions) => after.node(path)?.permissions = permissions,
+            Self::Close => {}
         }
         during.push(after.clone());
         Ok(Outcome { during, after })
     }
 
     /// Does it to the volume.
-    pub fn run(&self, volume: &Disk<'_>) -> Result<(), Error> {
+    pub fn run(&self, volume: &mut Disk<'_>) -> Result<(), Error> {
+        if let Self::Close = self {
+            return volume.close();
+        }
+        let volume = &*volume;
         let new = |path: &str, kind, permissions| {
             let (parent, name) = split(path);
             let new = NewInode { kind, permissions, uid: 0, gid: 0 };
@@ -167,6 +174,7 @@ impl Op {
                 let change = SetAttributes { permissions: Some(permissions), ..SetAttributes::default() };
                 volume.set_attributes(find(volume, path)?, &change)
             }
+            Self::Close => unreachable!("done above"),
         }
     }
 }
