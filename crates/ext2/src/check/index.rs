@@ -34,7 +34,7 @@ impl<D: Device> Pass<'_, D> {
         let [version, info_len, levels, flags] = bytes_at(bytes, INFO + 4);
         let rest = bytes_at::<2>(bytes, 16).map(usize::from);
         let hasher = Hasher::new(version, self.geometry.unsigned_hash, self.geometry.hash_seed);
-        let whole = rest[0] | rest[1] << 8 == bytes.len() - 12;
+        let whole = rest[0] | rest[1] << 8 == bytes.len() - 12 && bytes_at(bytes, INFO) == [0; 4];
         let Some(hasher) = hasher.filter(|_| whole && info_len == 8 && levels <= 1 && flags & 1 == 0) else {
             self.damage("the root of the directory's index", directory, INFO as u64);
             return Ok(());

@@ -12,6 +12,11 @@ use xip_core::Device;
 const RESIZE: u32 = 7;
 /// The inode of a journal; this format has none.
 const JOURNAL: u32 = 8;
+/// Those of quotas.
+const QUOTA_OF_USERS: u32 = 3;
+const QUOTA_OF_GROUPS: u32 = 4;
+/// The inode that keeps bad blocks.
+const BAD_BLOCKS: u32 = 1;
 /// The boot loader's.
 const BOOT: u32 = 5;
 
@@ -85,12 +90,16 @@ impl<D: Device> Pass<'_, D> {
             self.found(Finding::DeletionTime { inode: number });
             self.mend(self.inode_at(number)? + DELETED_AT, &[0; 4])?;
         }
-        // As e2fsck has it: of some inodes the mode counts, of others what they hold.
-        let (links, first, sectors) = (u32::from(raw.links()), raw.block(0), raw.blocks512());
+        let pointers = (0..15).fold(0, |all, n| all | raw.block(n));
+        let (mode, links) = (u32::from(raw.mode()), u32::from(raw.links()));
+        let owners = u32::from(raw.uid_low() | raw.gid_low() | raw.uid_high() | raw.gid_high());
+        // As e2fsck has it: what counts differs from one to the other.
         let used = match number {
-            3 | 4 | RESIZE | JOURNAL => links | first | sectors,
-            BOOT if raw.mode() & 0o170_000 != 0o040_000 => sectors | (0..15).fold(0, |all, n| all | raw.block(n)),
-            _ => u32::from(raw.mode()) | sectors | (0..15).fold(0, |all, n| all | raw.block(n)),
+            BAD_BLOCKS => mode | links | owners | raw.flags() | raw.attribute_block() | pointers,
+            QUOTA_OF_USERS | QUOTA_OF_GROUPS | JOURNAL => links | raw.blocks512() | raw.block(0),
+            RESIZE => raw.blocks512() | raw.attribute_block() | pointers,
+            BOOT if raw.mode() & 0o170_000 != 0o040_000 => raw.blocks512() | raw.attribute_block(),
+            _ => mode | raw.blocks512() | raw.attribute_block(),
         };
         if used != 0 {
             self.damage("a reserved inode is in use", number, used.into());
