@@ -84,6 +84,16 @@ impl<'a> Region<'a> {
         count
     }
 
+    /// `N` bytes from `from` on, `None` when they are not all inside: one load where `N` is that of a number.
+    #[inline]
+    pub fn array<const N: usize>(&self, from: usize) -> Option<[u8; N]> {
+        if N > self.len || from > self.len - N {
+            return None;
+        }
+        // SAFETY: `from + N <= len`, so the source is mapped and readable (`new`). Bytes have no alignment, and any are right.
+        Some(unsafe { ptr::read(self.start.as_ptr().add(from).cast()) })
+    }
+
     /// The bytes themselves, when the region is sealed.
     #[inline]
     pub fn as_sealed_slice(&self) -> Option<&'a [u8]> {

@@ -9,7 +9,7 @@ use crate::inode::{FLAG_INDEX, Inode, InodeNo, Kind};
 use crate::intent::Intent;
 use crate::raw::{INODE_BLOCKS, RawInode};
 use crate::volume::Volume;
-use xip_core::{Device, Env, LockId, PageIndex};
+use xip_core::{Device, Env, LockId, PageIndex, PageNo, Region};
 
 /// The most blocks that change together when a directory grows: a leaf, a table, and a new one.
 const MOST: usize = 3;
@@ -19,6 +19,8 @@ pub(crate) struct Directory<'v, D, E> {
     pub(crate) map: Blocks<'v, D, E>,
     blocks: u32,
     indexed: bool,
+    /// Blocks were replaced: what was found before stands elsewhere.
+    pub(crate) replaced: bool,
 }
 
 impl<D: Device, E: Env> Volume<D, E> {
@@ -88,6 +90,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(Directory {
             map: self.blocks(inode.number)?,
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+            replaced: false,
             indexed: inode.flags & FLAG_INDEX != 0 && self.geometry.compat & feature::COMPAT_DIR_INDEX != 0,
         })
     }
@@ -154,8 +157,13 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         Ok(self.map.volume.device.read(at, &mut to[..self.map.volume.geometry.block_size as usize])?)
     }
 
-    fn read_part(&self, n: u32, at: usize, to: &mut [u8]) -> Result<(), Error> {
-        Ok(self.map.volume.device.read(self.place(n)? + at as u64, to)?)
+    #[inline]
+    fn region(&self, n: u32) -> Result<Option<Region<'_>>, Error> {
+        if !self.map.volume.in_place {
+            return Ok(None);
+        }
+        let (_, block) = self.map.pointer_to(n.into())?;
+        Ok(Some(self.map.volume.device.direct_access(PageNo(block.into()), 1)?))
     }
 
     fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
@@ -181,6 +189,7 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         let applied = volume.apply(volume.fence()?, &mut intent);
         // What failed may have been stored partly: the blocks are leaked then, not reused.
         made.into_iter().flatten().for_each(Prepared::commit);
+        self.replaced = true;
         applied?;
         volume.fence()?;
         self.indexed = indexed;

@@ -6,7 +6,7 @@
 //! Locks: the tree when two directories take part, so that no loop arises and every `..` stands still; then the inodes,
 //! lower numbers first. Which inodes is only known by looking, so it is looked again when they are locked.
 
-use crate::dir::{self, Found, Room, Store};
+use crate::dir::{self, Found, Store};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind, SetAttributes};
@@ -30,6 +30,9 @@ pub enum Rename {
 
 /// A name, in a directory.
 type Name<'a> = (InodeNo, &'a [u8]);
+
+/// What a rename left without a name.
+struct Left(Option<InodeNo>);
 
 /// The most inodes that take part: two directories, what is moved, what is replaced.
 const MOST: usize = 4;
@@ -68,6 +71,11 @@ impl<D: Device, E: Env> Volume<D, E> {
         dir::check_new_name(new_name)?;
         self.check_writable()?;
         let (from, to) = ((old_parent, old_name), (new_parent, new_name));
+        if old_parent == new_parent
+            && let Some(left) = self.rename_within(old_parent, old_name, new_name, how)?
+        {
+            return Ok(left.0);
+        }
         let _tree = (old_parent != new_parent).then(|| self.env.exclusive(LockId::Tree));
         // Each time round someone else has got on.
         for _ in 0..1000 {
@@ -85,13 +93,39 @@ impl<D: Device, E: Env> Volume<D, E> {
                 let number = numbers[n].filter(|_| n == 0 || numbers[n - 1] != numbers[n])?;
                 Some(self.env.exclusive(LockId::Inode(number.0)))
             });
-            let leads_to =
-                |name: Name<'_>| Ok::<_, Error>(dir::find(&self.directory(name.0)?, name.1)?.map(|f| f.inode));
-            if leads_to(from)? == Some(source.0) && leads_to(to)? == target.map(|target| target.0) {
-                return self.rename_locked(from, to, source, target, how);
+            let old = dir::find(&self.directory(old_parent)?, old_name)?;
+            let new = dir::find(&self.directory(new_parent)?, new_name)?;
+            let number = |found: Option<Found>| found.map(|found| InodeNo(found.inode));
+            if let Some(old) = old
+                && (number(Some(old)), number(new)) == (Some(source), target)
+            {
+                return self.rename_locked(from, to, old, new, how);
             }
         }
         Err(Error::Busy)
+    }
+
+    /// The usual rename: in one directory, whose number is below those of what the names lead to, so that all can be locked
+    /// in order when they have been looked up. `None` when it is another.
+    fn rename_within(
+        &self,
+        parent: InodeNo,
+        old_name: &[u8],
+        new_name: &[u8],
+        how: Rename,
+    ) -> Result<Option<Left>, Error> {
+        let _guard = self.env.exclusive(LockId::Inode(parent.0));
+        let directory = self.directory(parent)?;
+        let old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
+        let new = dir::find(&directory, new_name)?;
+        let (source, target) = (old.inode, new.map_or(old.inode, |new| new.inode));
+        let (low, high) = (source.min(target), source.max(target));
+        if low <= parent.0 {
+            return Ok(None);
+        }
+        let _low = self.env.exclusive(LockId::Inode(low));
+        let _high = (low != high).then(|| self.env.exclusive(LockId::Inode(high)));
+        self.rename_locked((parent, old_name), (parent, new_name), old, new, how).map(|left| Some(Left(left)))
     }
 
     /// That `moved` is not `below` or a directory above it. The tree is locked: no `..` changes.
@@ -113,20 +147,22 @@ impl<D: Device, E: Env> Volume<D, E> {
         Err(Error::Corrupt { what: "directories lead in circles", inode: below.0, at: 0 })
     }
 
+    /// The rename itself, of what was found under locks that are held.
     fn rename_locked(
         &self,
         from: Name<'_>,
         to: Name<'_>,
-        source: InodeNo,
-        target: Option<InodeNo>,
+        mut old: Found,
+        new: Option<Found>,
         how: Rename,
     ) -> Result<Option<InodeNo>, Error> {
+        let (source, target) = (InodeNo(old.inode), new.map(|new| InodeNo(new.inode)));
         let moved = self.read_inode(source)?;
         let other = target.map(|target| self.read_inode(target)).transpose()?;
         let [is_directory, other_is] = [Some(moved), other].map(|i| i.is_some_and(|i| i.kind == Kind::Directory));
         let across = from.0 != to.0;
-        let (new_parent, _) = self.live_directory(to.0)?;
-        self.live_directory(from.0)?;
+        let (new_parent, mut into) = self.live_directory(to.0)?;
+        let (_, mut out) = self.live_directory(from.0)?;
         match (how, target) {
             (Rename::NoReplace, Some(_)) => return Err(Error::Exists),
             (Rename::Exchange, None) => return Err(Error::NotFound),
@@ -171,23 +207,35 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         let mut intent = Intent::new();
         let mut left = None;
-        // Where the old name was, if its bytes are to be used again.
+        // The old name's entry, if its bytes can only be used again later.
         let mut hole = None;
         let kind = moved.kind.entry_type();
-        match target {
-            None => {
-                let mut directory = self.directory(to.0)?;
-                let room = dir::room(&mut directory, to.1)?;
-                dir::put(&mut directory, &room, to.1, source.0, kind)?;
-                self.add_name(&mut intent, &directory, &room, source)?;
+        let room = match new {
+            Some(new) => {
+                self.change_entry(&mut intent, &into, &new, source, kind)?;
+                None
             }
-            Some(_) => self.change_name(&mut intent, to, source, kind)?,
-        }
+            None => {
+                let room = dir::room(&mut into, to.1)?;
+                if into.replaced && !across {
+                    out = self.directory(from.0)?;
+                    old = dir::find(&out, from.1)?.ok_or(Error::NotFound)?;
+                }
+                dir::put(&mut into, &room, to.1, source.0, kind)?;
+                self.store_entry(&mut intent, &into, room.block, &room.store(source.0))?;
+                Some(room)
+            }
+        };
         match (how, target, other) {
             (Rename::Exchange, Some(target), Some(other)) => {
-                self.change_name(&mut intent, from, target, other.kind.entry_type())?;
+                self.change_entry(&mut intent, &out, &old, target, other.kind.entry_type())?;
             }
-            _ => hole = Some(self.clear_name(&mut intent, from)?),
+            _ if !across && room.is_some_and(|room| old.is_near(&room)) => {
+                // Both change the length of one entry: the bytes are given to the entry before it afterwards.
+                self.store_entry(&mut intent, &out, old.block, &Store::of_inode(old.at, 0))?;
+                hole = Some((old.block, old.at));
+            }
+            _ => self.store_entry(&mut intent, &out, old.block, &old.removal())?,
         }
         if is_directory && across {
             self.change_name(&mut intent, (source, b".."), to.0, kind)?;
@@ -222,39 +270,33 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.fence()?;
         if let Some((block, at)) = hole {
             // Not part of the rename: the bytes of an entry that is free already.
-            dir::absorb(&mut self.directory(from.0)?, block, at)?;
+            dir::absorb(&mut out, block, at)?;
             self.fence()?;
         }
         Ok(left)
     }
 
-    fn add_name(
-        &self,
-        intent: &mut Intent,
-        directory: &Directory<'_, D, E>,
-        room: &Room,
-        number: InodeNo,
-    ) -> Result<(), Error> {
-        let store = room.store(number.0);
-        self.change_entry(intent, directory, room.block, &store)
-    }
-
     /// Makes a name lead to something else.
     fn change_name(&self, intent: &mut Intent, name: Name<'_>, number: InodeNo, kind: u8) -> Result<(), Error> {
-        let (directory, found) = self.found(name)?;
-        let (at, kind) = dir::kind_of(&directory, &found, kind);
-        intent.change(directory.place(found.block)? + at as u64, &[found.kind], &[kind])?;
-        self.change_entry(intent, &directory, found.block, &Store::of_inode(found.at, number.0))
-    }
-
-    /// Makes a name lead to nothing: where its entry is.
-    fn clear_name(&self, intent: &mut Intent, name: Name<'_>) -> Result<(u32, usize), Error> {
-        let (directory, found) = self.found(name)?;
-        self.change_entry(intent, &directory, found.block, &Store::of_inode(found.at, 0))?;
-        Ok((found.block, found.at))
+        let directory = self.directory(name.0)?;
+        let found = dir::find(&directory, name.1)?.ok_or(Error::NotFound)?;
+        self.change_entry(intent, &directory, &found, number, kind)
     }
 
     fn change_entry(
+        &self,
+        intent: &mut Intent,
+        directory: &Directory<'_, D, E>,
+        found: &Found,
+        number: InodeNo,
+        kind: u8,
+    ) -> Result<(), Error> {
+        let (at, kind) = dir::kind_of(directory, found, kind);
+        intent.change(directory.place(found.block)? + at as u64, &[found.kind], &[kind])?;
+        self.store_entry(intent, directory, found.block, &Store::of_inode(found.at, number.0))
+    }
+
+    fn store_entry(
         &self,
         intent: &mut Intent,
         directory: &Directory<'_, D, E>,
@@ -266,12 +308,6 @@ impl<D: Device, E: Env> Volume<D, E> {
         let old = &mut old[..store.bytes().len()];
         self.device.read(at, old)?;
         intent.change(at, old, store.bytes())
-    }
-
-    fn found(&self, name: Name<'_>) -> Result<(Directory<'_, D, E>, Found), Error> {
-        let directory = self.directory(name.0)?;
-        let found = dir::find(&directory, name.1)?.ok_or(Error::NotFound)?;
-        Ok((directory, found))
     }
 }
 

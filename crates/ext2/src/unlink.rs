@@ -4,7 +4,8 @@
 //! file without names stays as it is while someone has it open; [`Volume::release`] ends it. A crash before that leaks
 //! it.
 
-use crate::dir;
+use crate::dir::{self, Found};
+use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
 use crate::volume::Volume;
@@ -21,11 +22,13 @@ impl<D: Device, E: Env> Volume<D, E> {
         if dir::is_dot(name) {
             return Err(Error::IsDirectory);
         }
-        self.with_child(parent, name, |number| {
+        self.with_child(parent, name, |mut directory, found| {
+            let number = InodeNo(found.inode);
             if self.read_inode(number)?.kind == Kind::Directory {
                 return Err(Error::IsDirectory);
             }
-            self.take_name(parent, name)?;
+            dir::remove(&mut directory, found)?;
+            self.fence()?;
             let links = self.change_links(number, -1)?;
             self.touch(parent)?;
             self.fence()?;
@@ -44,11 +47,13 @@ impl<D: Device, E: Env> Volume<D, E> {
             b".." => return Err(Error::NotEmpty),
             _ => {}
         }
-        self.with_child(parent, name, |number| {
+        self.with_child(parent, name, |mut directory, found| {
+            let number = InodeNo(found.inode);
             if !dir::is_empty(&self.directory(number)?)? {
                 return Err(Error::NotEmpty);
             }
-            self.take_name(parent, name)?;
+            dir::remove(&mut directory, found)?;
+            self.fence()?;
             // Its own `.` counts, and its `..` counts for the parent.
             self.set_links(number, |_| 0)?;
             self.change_links(parent, -1)?;
@@ -100,52 +105,39 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(())
     }
 
-    /// Runs `what` for the inode that a name leads to, with that inode and the directory locked.
-    fn with_child<T>(
-        &self,
+    /// Runs `what` for a name, with its directory and what it leads to locked.
+    fn with_child<'v, T>(
+        &'v self,
         parent: InodeNo,
         name: &[u8],
-        what: impl FnOnce(InodeNo) -> Result<T, Error>,
+        what: impl FnOnce(Directory<'v, D, E>, &Found) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.check_writable()?;
-        let child = || {
-            let found = dir::find(&self.directory(parent)?, name)?.ok_or(Error::NotFound)?;
+        let find = || {
+            let directory = self.directory(parent)?;
+            let found = dir::find(&directory, name)?.ok_or(Error::NotFound)?;
             if found.inode == parent.0 {
                 let what = "a directory has a name for itself";
                 return Err(Error::Corrupt { what, inode: parent.0, at: found.at as u64 });
             }
-            Ok(InodeNo(found.inode))
+            Ok((directory, found))
         };
-        let guard = self.env.exclusive(LockId::Inode(parent.0));
-        let mut number = child()?;
-        if number > parent {
-            let _child = self.env.exclusive(LockId::Inode(number.0));
-            return what(number);
-        }
-        drop(guard);
-        // The lower number first; then the name may lead elsewhere. Each time round someone else has got on.
+        // The lower number first. What that is shows when the name is looked up; then it may lead elsewhere. Each time round
+        // someone else has got on.
+        let mut first = None;
         for _ in 0..1000 {
-            let low = (number < parent).then(|| self.env.exclusive(LockId::Inode(number.0)));
+            let _low = first.map(|number| self.env.exclusive(LockId::Inode(number)));
             let _guard = self.env.exclusive(LockId::Inode(parent.0));
-            let found = child()?;
-            if found == number && low.is_some() {
-                return what(number);
+            let (directory, found) = find()?;
+            if found.inode > parent.0 {
+                let _high = self.env.exclusive(LockId::Inode(found.inode));
+                return what(directory, &found);
             }
-            if found > parent {
-                let _child = self.env.exclusive(LockId::Inode(found.0));
-                return what(found);
+            if first == Some(found.inode) {
+                return what(directory, &found);
             }
-            number = found;
+            first = Some(found.inode);
         }
         Err(Error::Busy)
-    }
-
-    /// Takes a name out of a directory: durable when it returns.
-    fn take_name(&self, parent: InodeNo, name: &[u8]) -> Result<(), Error> {
-        let mut directory = self.directory(parent)?;
-        let found = dir::find(&directory, name)?.ok_or(Error::NotFound)?;
-        dir::remove(&mut directory, &found)?;
-        self.fence()?;
-        Ok(())
     }
 }

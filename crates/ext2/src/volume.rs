@@ -19,6 +19,8 @@ pub struct Volume<D, E> {
     pub(crate) read_only: Option<&'static str>,
     /// The device keeps what is flushed; else flushes and fences are left out.
     pub(crate) persistent: bool,
+    /// As [`Volume::in_place`] says.
+    pub(crate) in_place: bool,
     pub(crate) state: State,
     pub(crate) hints: Hints,
     /// Blocks of a group from this one on are a file's or free, in every group.
@@ -82,12 +84,16 @@ impl<D: Device, E: Env> Volume<D, E> {
         if volume.read_only.is_none() {
             volume.complete_intent()?;
         }
+        let mut plain = true;
         for group in 0..geometry.groups {
             let head = geometry.group_blocks(group).start + geometry.head_of(group);
-            let Group { block_bitmap, inode_bitmap, inode_table } = volume.group(group)?;
+            let Group { block_bitmap, inode_bitmap, inode_table } = volume.read_group(group)?;
             if [block_bitmap, inode_bitmap, inode_table] != [head, head + 1, head + 2] {
-                volume.plain_from = u32::MAX;
+                plain = false;
             }
+        }
+        if !plain {
+            volume.plain_from = u32::MAX;
         }
         if !volume.inode(InodeNo::ROOT).is_ok_and(|root| root.kind == crate::inode::Kind::Directory) {
             return Err(Error::Corrupt { what: "the root is not a directory", inode: InodeNo::ROOT.0, at: 0 });
@@ -96,10 +102,22 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     pub(crate) fn new(device: D, env: E, geometry: Geometry, state: State) -> Self {
-        let persistent = device.properties().persistent;
+        let properties = device.properties();
+        let in_place = properties.not_in_place.is_none() && geometry.block_size as usize == PAGE_SIZE;
+        let persistent = properties.persistent;
         // Group 0 has all that a group can have before its data.
         let plain_from = geometry.overhead_of(0);
-        Self { device, env, geometry, read_only: None, persistent, state, hints: Hints::default(), plain_from }
+        Self {
+            device,
+            env,
+            geometry,
+            read_only: None,
+            persistent,
+            in_place,
+            state,
+            hints: Hints::default(),
+            plain_from,
+        }
     }
 
     /// Its shape.
@@ -208,7 +226,18 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
     }
 
+    /// The descriptor of a group.
+    #[inline]
     pub(crate) fn group(&self, group: u32) -> Result<Group, Error> {
+        if self.plain_from == u32::MAX {
+            return self.read_group(group);
+        }
+        // It was seen when the volume was opened that everything stands at the start of its group.
+        let head = self.geometry.group_blocks(group).start + self.geometry.head_of(group);
+        Ok(Group { block_bitmap: head, inode_bitmap: head + 1, inode_table: head + 2 })
+    }
+
+    fn read_group(&self, group: u32) -> Result<Group, Error> {
         let mut raw = RawGroup::default();
         self.device.read(self.geometry.descriptor_at(group), &mut raw.0)?;
         Group::check(&raw, &self.geometry, group)
@@ -265,7 +294,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// Fills a block with zeros, before it is linked anywhere (contract 2, zero before publish).
     pub(crate) fn zero_blocks(&self, first: u32, count: u32) -> Result<(), Error> {
         let (at, len) = (self.geometry.byte(first), u64::from(count) * u64::from(self.geometry.block_size));
-        if self.device.properties().not_in_place.is_none() && self.geometry.block_size as usize == PAGE_SIZE {
+        if self.in_place {
             self.device.zero(xip_core::PageNo(first.into()), count.into())?;
         } else {
             let zeros = [0u8; 512];

@@ -34,13 +34,39 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Bytes that it cannot spare.
-    pub(crate) fn used(&self) -> usize {
-        if self.inode == 0 { 0 } else { needed(self.name.len()) }
-    }
-
     pub(crate) fn end(&self) -> usize {
         self.at + self.len
+    }
+}
+
+/// What stands before a name.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) inode: u32,
+    pub(crate) len: usize,
+    pub(crate) name_len: usize,
+    pub(crate) kind: u8,
+}
+
+impl Head {
+    #[inline(always)]
+    pub(crate) fn of(head: [u8; HEAD]) -> Self {
+        Self {
+            inode: u32::from_le_bytes([head[0], head[1], head[2], head[3]]),
+            len: usize::from(u16::from_le_bytes([head[4], head[5]])),
+            name_len: usize::from(head[6]),
+            kind: head[7],
+        }
+    }
+
+    /// Whether this can be an entry where `rest` bytes are left in the block. Then its name is inside, too.
+    #[inline(always)]
+    pub(crate) fn is_good(&self, rest: usize, max_inode: u32) -> bool {
+        self.len.is_multiple_of(4)
+            && self.len >= needed(self.name_len.max(1))
+            && self.len <= rest
+            && self.inode <= max_inode
+            && (self.inode == 0 || self.name_len > 0)
     }
 }
 
@@ -70,16 +96,11 @@ impl<'a> Block<'a> {
     pub(crate) fn entry(&self, at: usize) -> Result<Entry<'a>, Error> {
         let rest = &self.bytes[at..];
         let Some((head, names)) = rest.split_first_chunk::<HEAD>() else { return Err(self.what_is_wrong(at)) };
-        let inode = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-        let len = usize::from(u16::from_le_bytes([head[4], head[5]]));
-        let name_len = usize::from(head[6]);
-        let good = len.is_multiple_of(4)
-            && len >= needed(name_len.max(1))
-            && len <= rest.len()
-            && inode <= self.max_inode
-            && (inode == 0 || name_len > 0);
-        match names.get(..name_len) {
-            Some(name) if good => Ok(Entry { at, len, inode, kind: head[7], name }),
+        let head = Head::of(*head);
+        match names.get(..head.name_len) {
+            Some(name) if head.is_good(rest.len(), self.max_inode) => {
+                Ok(Entry { at, len: head.len, inode: head.inode, kind: head.kind, name })
+            }
             _ => Err(self.what_is_wrong(at)),
         }
     }

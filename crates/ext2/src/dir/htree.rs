@@ -10,11 +10,10 @@ mod split;
 mod table;
 
 use super::hash::Hasher;
-use super::{DirBlocks, Found, Room, linear, view};
+use super::{DirBlocks, Found, Room, scan};
 use crate::error::Error;
-use crate::raw::bytes_at;
 pub(super) use split::convert;
-use table::{NODE, ROOT, Table};
+use table::{NODE, ROOT};
 
 /// Where the root keeps the number of the hash function, and what follows it.
 const INFO: usize = 24;
@@ -66,18 +65,16 @@ impl Path {
 
 /// Looks for a name, which is not `.` or `..`.
 pub(super) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Answer<Option<Found>>, Error> {
-    let mut bytes = [0; 4096];
-    let mut path = match probe(blocks, name, &mut bytes)? {
+    let mut path = match probe(blocks, name)? {
         Answer::Here(path) => path,
         Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
     };
     // Names of the same hash may fill more than one leaf, but no more than there are.
     for _ in 0..blocks.count() {
-        blocks.read(path.leaf, &mut bytes)?;
-        if let Some(found) = linear::find_in(view(blocks, path.leaf, &bytes), name)? {
+        if let Some(found) = scan::find(blocks, path.leaf, name)? {
             return Ok(Answer::Here(Some(found)));
         }
-        match next_leaf(blocks, &mut path, &mut bytes)? {
+        match next_leaf(blocks, &mut path)? {
             Answer::Here(true) => {}
             Answer::Here(false) => return Ok(Answer::Here(None)),
             Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
@@ -91,14 +88,12 @@ pub(super) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Answer<Option
 /// # Errors
 /// [`Error::Exists`]; [`Error::DirectoryFull`] when neither the root nor what is below it has room.
 pub(super) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
-    let mut bytes = [0; 4096];
     // At most: the root grows a level, or a block of the index is split; then the leaf, once more where its halves are
     // uneven.
     for _ in 0..5 {
-        let Answer::Here(path) = probe(blocks, name, &mut bytes)? else { return Ok(None) };
-        blocks.read(path.leaf, &mut bytes)?;
-        let room = linear::room_in(view(blocks, path.leaf, &bytes), name)?;
-        match is_in_next(blocks, &path, name)? {
+        let Answer::Here(path) = probe(blocks, name)? else { return Ok(None) };
+        let room = scan::room(blocks, path.leaf, name)?;
+        match is_in_next(blocks, path, name)? {
             Answer::Here(true) => return Err(Error::Exists),
             Answer::Here(false) => {}
             Answer::DamagedIndex(_) => return Ok(None),
@@ -106,11 +101,8 @@ pub(super) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Option<Ro
         if room.is_some() {
             return Ok(room);
         }
-        let grown = if path.last().2.is_full() {
-            split::index(blocks, &path, &mut bytes)
-        } else {
-            split::leaf(blocks, &path, name)
-        };
+        let full = path.last().2.is_full();
+        let grown = if full { split::index(blocks, &path) } else { split::leaf(blocks, &path, name) };
         match answer(grown)? {
             Answer::Here(()) => {}
             Answer::DamagedIndex(_) => return Ok(None),
@@ -120,21 +112,14 @@ pub(super) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Option<Ro
 }
 
 /// Whether a leaf after that of `path`, with names of the same hash, has `name`.
-fn is_in_next(blocks: &impl DirBlocks, path: &Path, name: &[u8]) -> Result<Answer<bool>, Error> {
-    // Most are the only one, which the table says in a word.
-    let (block, offset, slot) = path.last();
-    if slot.at + 1 < slot.count && table::hash_at(blocks, block, offset, slot.at + 1)? & !1 != path.hash {
-        return Ok(Answer::Here(false));
-    }
-    let (mut path, mut bytes) = (*path, [0; 4096]);
+fn is_in_next(blocks: &impl DirBlocks, mut path: Path, name: &[u8]) -> Result<Answer<bool>, Error> {
     for _ in 0..blocks.count() {
-        match next_leaf(blocks, &mut path, &mut bytes)? {
+        match next_leaf(blocks, &mut path)? {
             Answer::Here(true) => {}
-            Answer::Here(false) => return Ok(Answer::Here(false)),
+            Answer::Here(false) => break,
             Answer::DamagedIndex(error) => return Ok(Answer::DamagedIndex(error)),
         }
-        blocks.read(path.leaf, &mut bytes)?;
-        if linear::find_in(view(blocks, path.leaf, &bytes), name)?.is_some() {
+        if scan::find(blocks, path.leaf, name)?.is_some() {
             return Ok(Answer::Here(true));
         }
     }
@@ -151,45 +136,43 @@ fn answer<T>(result: Result<T, Error>) -> Result<Answer<T>, Error> {
 }
 
 /// The way to the first leaf that can have `name`.
-fn probe(blocks: &impl DirBlocks, name: &[u8], bytes: &mut [u8; 4096]) -> Result<Answer<Path>, Error> {
-    answer(try_probe(blocks, |hasher| hasher.hash(name), bytes))
+fn probe(blocks: &impl DirBlocks, name: &[u8]) -> Result<Answer<Path>, Error> {
+    answer(try_probe(blocks, |hasher| hasher.hash(name)))
 }
 
-fn try_probe(
-    blocks: &impl DirBlocks,
-    hash: impl FnOnce(&Hasher) -> u32,
-    bytes: &mut [u8; 4096],
-) -> Result<Path, Error> {
+fn try_probe(blocks: &impl DirBlocks, hash: impl FnOnce(&Hasher) -> u32) -> Result<Path, Error> {
     let corrupt = |what, at| Error::Corrupt { what, inode: blocks.ino(), at };
     if blocks.count() == 0 {
         return Err(corrupt("a directory without blocks", 0));
     }
-    let table = Table::read(blocks, 0, ROOT, bytes)?;
-    let [version, info_len, levels, flags] = bytes_at(table.bytes, INFO + 4);
-    let lens = [4, 16].map(|at| usize::from(u16::from_le_bytes(bytes_at(table.bytes, at))));
-    if lens != [12, blocks.block_size() - 12] || info_len != 8 || flags & 1 != 0 || levels > 1 {
-        return Err(corrupt("the root of the directory's index", INFO as u64));
-    }
-    let hasher = Hasher::new(version, blocks.unsigned_hash(), blocks.hash_seed())
-        .ok_or(Error::Unsupported("the directory's index has a hash function that this program does not know"))?;
-    let hash = hash(&hasher);
-    let root = table.search(hash);
-    let below = table.block(root.at)?;
+    let (levels, path) = table::with(blocks, 0, ROOT, |table| {
+        let [version, info_len, levels, flags] = table.array(INFO + 4);
+        let lens = [4, 16].map(|at| usize::from(u16::from_le_bytes(table.array(at))));
+        if lens != [12, blocks.block_size() - 12] || info_len != 8 || flags & 1 != 0 || levels > 1 {
+            return Err(corrupt("the root of the directory's index", INFO as u64));
+        }
+        let hasher = Hasher::new(version, blocks.unsigned_hash(), blocks.hash_seed())
+            .ok_or(Error::Unsupported("the directory's index has a hash function that this program does not know"))?;
+        let hash = hash(&hasher);
+        let root = table.search(hash);
+        Ok((levels, Path { hasher, hash, root, node: None, leaf: table.block(root.at)? }))
+    })?;
     if levels == 0 {
-        return Ok(Path { hasher, hash, root, node: None, leaf: below });
+        return Ok(path);
     }
-    let table = Table::read(blocks, below, NODE, bytes)?;
-    let slot = table.search(hash);
-    Ok(Path { hasher, hash, root, node: Some((below, slot)), leaf: table.block(slot.at)? })
+    table::with(blocks, path.leaf, NODE, |table| {
+        let slot = table.search(path.hash);
+        Ok(Path { node: Some((path.leaf, slot)), leaf: table.block(slot.at)?, ..path })
+    })
 }
 
 /// Goes on to the next leaf if that has names with the same hash; whether it has.
-fn next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -> Result<Answer<bool>, Error> {
-    answer(try_next_leaf(blocks, path, bytes))
+fn next_leaf(blocks: &impl DirBlocks, path: &mut Path) -> Result<Answer<bool>, Error> {
+    answer(try_next_leaf(blocks, path))
 }
 
-fn try_next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096]) -> Result<bool, Error> {
-    Ok(match try_next(blocks, path, bytes)? {
+fn try_next_leaf(blocks: &impl DirBlocks, path: &mut Path) -> Result<bool, Error> {
+    Ok(match try_next(blocks, path)? {
         Some((low, next)) if low & !1 == path.hash => {
             *path = next;
             true
@@ -199,36 +182,35 @@ fn try_next_leaf(blocks: &impl DirBlocks, path: &mut Path, bytes: &mut [u8; 4096
 }
 
 /// The leaf after that of `path`, whatever its hashes: the first of them, as the index has it, and the way there.
-fn try_next(blocks: &impl DirBlocks, path: &Path, bytes: &mut [u8; 4096]) -> Result<Option<(u32, Path)>, Error> {
+fn try_next(blocks: &impl DirBlocks, path: &Path) -> Result<Option<(u32, Path)>, Error> {
     let (block, offset, slot) = path.last();
-    let mut after = *path;
     let next = slot.at + 1;
     if next < slot.count {
-        let table = Table::read(blocks, block, offset, bytes)?;
-        if next >= table.count {
-            return Ok(None);
-        }
-        after.leaf = table.block(next)?;
-        match &mut after.node {
-            Some((_, slot)) => slot.at = next,
-            None => after.root.at = next,
-        }
-        return Ok(Some((table.hash(next), after)));
+        return table::with(blocks, block, offset, |table| {
+            if next >= table.count {
+                return Ok(None);
+            }
+            let mut after = Path { leaf: table.block(next)?, ..*path };
+            match &mut after.node {
+                Some((_, slot)) => slot.at = next,
+                None => after.root.at = next,
+            }
+            Ok(Some((table.hash(next), after)))
+        });
     }
     let next = path.root.at + 1;
     if path.node.is_none() || next >= path.root.count {
         return Ok(None);
     }
-    let root = Table::read(blocks, 0, ROOT, bytes)?;
-    if next >= root.count {
-        return Ok(None);
-    }
-    let (low, below) = (root.hash(next), root.block(next)?);
-    let table = Table::read(blocks, below, NODE, bytes)?;
-    after.root.at = next;
-    after.node = Some((below, Slot { at: 0, ..table.slot(0) }));
-    after.leaf = table.block(0)?;
-    Ok(Some((low, after)))
+    let element = table::with(blocks, 0, ROOT, |root| {
+        Ok(if next < root.count { Some((root.hash(next), root.block(next)?)) } else { None })
+    })?;
+    let Some((low, below)) = element else { return Ok(None) };
+    table::with(blocks, below, NODE, |table| {
+        let root = Slot { at: next, ..path.root };
+        let node = Some((below, Slot { at: 0, ..table.slot(0) }));
+        Ok(Some((low, Path { root, node, leaf: table.block(0)?, ..*path })))
+    })
 }
 
 /// The leaf of a position in the order of the index.
@@ -248,13 +230,12 @@ pub(super) fn leaf_at(blocks: &impl DirBlocks, hash: u32, chain: u32) -> Result<
 }
 
 fn try_leaf_at(blocks: &impl DirBlocks, hash: u32, chain: u32) -> Result<Leaf, Error> {
-    let mut bytes = [0; 4096];
-    let mut path = try_probe(blocks, |_| hash, &mut bytes)?;
+    let mut path = try_probe(blocks, |_| hash)?;
     let mut passed = 0;
-    while passed < chain.min(blocks.count()) && try_next_leaf(blocks, &mut path, &mut bytes)? {
+    while passed < chain.min(blocks.count()) && try_next_leaf(blocks, &mut path)? {
         passed += 1;
     }
-    let next = try_next(blocks, &path, &mut bytes)?.map(|(low, _)| low);
+    let next = try_next(blocks, &path)?.map(|(low, _)| low);
     Ok(Leaf { hasher: path.hasher, number: path.leaf, chain: passed, next })
 }
 

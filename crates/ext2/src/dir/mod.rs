@@ -20,6 +20,7 @@ pub(crate) mod hash;
 mod htree;
 mod linear;
 mod listing;
+mod scan;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
 use entry::{Block, ENTRY_MAX, NAME_MAX};
 pub(crate) use listing::{Listing, Order};
+use xip_core::Region;
 
 /// A name in a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,10 +53,13 @@ pub(crate) trait DirBlocks {
     fn block_size(&self) -> usize;
     /// How many blocks: no more than the volume has, which bounds every walk.
     fn count(&self) -> u32;
+    /// Block `n` where it stands, if that can be looked at in place. A hole is an error.
+    fn region(&self, n: u32) -> Result<Option<Region<'_>>, Error> {
+        let _ = n;
+        Ok(None)
+    }
     /// Fills the first `block_size` bytes of `to` with block `n`. A hole is an error.
     fn read(&self, n: u32, to: &mut [u8; 4096]) -> Result<(), Error>;
-    /// Fills `to` with the bytes at `at` of block `n`.
-    fn read_part(&self, n: u32, at: usize, to: &mut [u8]) -> Result<(), Error>;
     /// Stores into block `n` where nothing leads yet.
     fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
     /// Stores at most 4 bytes of one word, after all that was put is durable.
@@ -133,6 +138,23 @@ impl Room {
             Some((at, len)) => Store::of_len(at, len),
             None => Store::of_inode(self.at, inode),
         }
+    }
+}
+
+impl Found {
+    /// What takes the entry away, when nothing has been stored near it since.
+    pub(crate) fn removal(&self) -> Store {
+        match self.before {
+            // The entry before it takes its bytes.
+            Some((at, len)) => Store::of_len(at, len + self.len),
+            None => Store::of_inode(self.at, 0),
+        }
+    }
+
+    /// Whether a new entry in this room changes this one or the one before it.
+    pub(crate) fn is_near(&self, room: &Room) -> bool {
+        let touched = room.before.map_or(room.at, |(at, _)| at);
+        room.block == self.block && (touched == self.at || self.before.is_some_and(|(at, _)| at == touched))
     }
 }
 
@@ -244,11 +266,7 @@ pub(crate) fn insert(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind:
 
 /// Takes away an entry that was found, and nothing was stored since.
 pub(crate) fn remove(blocks: &mut impl DirBlocks, found: &Found) -> Result<(), Error> {
-    let store = match found.before {
-        // The entry before it takes its bytes.
-        Some((at, len)) => Store::of_len(at, len + found.len),
-        None => Store::of_inode(found.at, 0),
-    };
+    let store = found.removal();
     blocks.publish(found.block, store.at, store.bytes())
 }
 

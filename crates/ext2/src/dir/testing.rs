@@ -54,10 +54,6 @@ impl DirBlocks for Memory {
         to[..self.block_size].copy_from_slice(&self.bytes[n as usize * self.block_size..][..self.block_size]);
         Ok(())
     }
-    fn read_part(&self, n: u32, at: usize, to: &mut [u8]) -> Result<(), Error> {
-        to.copy_from_slice(&self.bytes[n as usize * self.block_size + at..][..to.len()]);
-        Ok(())
-    }
     fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
         assert!(at + bytes.len() <= self.block_size, "a store crosses the end of block {n}");
         self.bytes[n as usize * self.block_size + at..][..bytes.len()].copy_from_slice(bytes);

@@ -5,7 +5,7 @@
 
 use super::super::entry::{self, ENTRY_MIN, needed};
 use super::super::{DirBlocks, view};
-use super::table::{self, ELEMENT, NODE, ROOT, Table, put_counts};
+use super::table::{self, ELEMENT, NODE, ROOT, put_counts};
 use super::{INFO, Path, default_version};
 use crate::error::Error;
 
@@ -84,7 +84,7 @@ pub(super) fn leaf(blocks: &mut impl DirBlocks, path: &Path, name: &[u8]) -> Res
     pack(&mut high[..size], &items[split..], &bytes);
     let added = blocks.count();
     let (number, offset, slot) = path.last();
-    Table::read(blocks, number, offset, &mut bytes)?;
+    table::read(blocks, number, offset, &mut bytes)?;
     table::insert_after(&mut bytes, offset, slot, (hash | continued, added));
     blocks.replace(&[(path.leaf, &low[..size]), (number, &bytes[..size]), (added, &high[..size])], true)
 }
@@ -93,26 +93,27 @@ pub(super) fn leaf(blocks: &mut impl DirBlocks, path: &Path, name: &[u8]) -> Res
 ///
 /// # Errors
 /// [`Error::DirectoryFull`] when the root has no room either.
-pub(super) fn index(blocks: &mut impl DirBlocks, path: &Path, bytes: &mut [u8; 4096]) -> Result<(), Error> {
+pub(super) fn index(blocks: &mut impl DirBlocks, path: &Path) -> Result<(), Error> {
     let size = blocks.block_size();
+    let mut bytes = [0; 4096];
     let (block, offset, slot) = path.last();
     if path.node.is_some() && path.root.is_full() {
         return Err(Error::DirectoryFull);
     }
-    let table = Table::read(blocks, block, offset, bytes)?;
+    let table = table::read(blocks, block, offset, &mut bytes)?;
     // All of the root's elements go one level down; half of another table's go to its new neighbour.
     let kept = if path.node.is_some() { slot.count / 2 } else { 0 };
     let moved = slot.count - kept;
     let hash = table.hash(kept);
     let mut node = [0; 4096];
     entry::put_len(&mut node, size);
-    node[NODE..NODE + moved * ELEMENT].copy_from_slice(&table.bytes[offset + kept * ELEMENT..][..moved * ELEMENT]);
+    node[NODE..NODE + moved * ELEMENT].copy_from_slice(&bytes[offset + kept * ELEMENT..][..moved * ELEMENT]);
     put_counts(&mut node[NODE..], table::limit(size, NODE), moved);
     let added = blocks.count();
     let mut root = [0; 4096];
     if path.node.is_some() {
         put_counts(&mut bytes[offset..], slot.limit, kept);
-        Table::read(blocks, 0, ROOT, &mut root)?;
+        table::read(blocks, 0, ROOT, &mut root)?;
         table::insert_after(&mut root, ROOT, path.root, (hash, added));
         let changed = [(block, &bytes[..size]), (0, &root[..size]), (added, &node[..size])];
         return blocks.replace(&changed, true);

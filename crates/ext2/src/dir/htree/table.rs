@@ -1,9 +1,9 @@
 //! A table of an index: hashes and the blocks they lead to.
 
 use super::super::DirBlocks;
+use super::super::scan::{self, Window};
 use super::Slot;
 use crate::error::Error;
-use crate::raw::bytes_at;
 
 /// Where the table of the root begins, and that of a block below it.
 pub(super) const ROOT: usize = 32;
@@ -18,7 +18,7 @@ pub(super) fn limit(block_size: usize, offset: usize) -> usize {
 
 /// A table, checked: its count is from 1 to its limit, and that is what the block has room for.
 pub(super) struct Table<'a> {
-    pub(super) bytes: &'a [u8],
+    bytes: Window<'a>,
     pub(super) count: usize,
     offset: usize,
     block: u32,
@@ -26,17 +26,31 @@ pub(super) struct Table<'a> {
     directory: u32,
 }
 
+/// Gives `what` the table at `offset` of block `block` of the directory.
+#[inline]
+pub(super) fn with<B: DirBlocks, T>(
+    blocks: &B,
+    block: u32,
+    offset: usize,
+    what: impl FnOnce(Table<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    scan::with_window(blocks, block, |bytes| what(Table::check(blocks, block, offset, bytes)?))
+}
+
+/// Reads block `block` of the directory, and checks the table at `offset`.
+pub(super) fn read<'a>(
+    blocks: &impl DirBlocks,
+    block: u32,
+    offset: usize,
+    bytes: &'a mut [u8; 4096],
+) -> Result<Table<'a>, Error> {
+    blocks.read(block, bytes)?;
+    Table::check(blocks, block, offset, Window::Copy(&bytes[..blocks.block_size()]))
+}
+
 impl<'a> Table<'a> {
-    /// Reads block `block` of the directory, whose table is at `offset`.
-    pub(super) fn read(
-        blocks: &impl DirBlocks,
-        block: u32,
-        offset: usize,
-        bytes: &'a mut [u8; 4096],
-    ) -> Result<Self, Error> {
-        blocks.read(block, bytes)?;
-        let bytes = &bytes[..blocks.block_size()];
-        let [stated, count] = [0, 2].map(|at| usize::from(u16::from_le_bytes(bytes_at(bytes, offset + at))));
+    fn check(blocks: &impl DirBlocks, block: u32, offset: usize, bytes: Window<'a>) -> Result<Self, Error> {
+        let [stated, count] = [0, 2].map(|at| usize::from(u16::from_le_bytes(bytes.array(offset + at))));
         let table = Self { bytes, count, offset, block, blocks: blocks.count(), directory: blocks.ino() };
         if stated != limit(bytes.len(), offset) || count == 0 || count > stated {
             return Err(table.corrupt("the counts of a directory's index"));
@@ -44,18 +58,24 @@ impl<'a> Table<'a> {
         Ok(table)
     }
 
+    /// Bytes of the block that are not of the table.
+    pub(super) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.bytes.array(at)
+    }
+
     fn corrupt(&self, what: &'static str) -> Error {
         let at = u64::from(self.block) * self.bytes.len() as u64 + self.offset as u64;
         Error::Corrupt { what, inode: self.directory, at }
     }
 
+    #[inline]
     pub(super) fn hash(&self, n: usize) -> u32 {
-        u32::from_le_bytes(bytes_at(self.bytes, self.offset + n * ELEMENT))
+        u32::from_le_bytes(self.bytes.array(self.offset + n * ELEMENT))
     }
 
     /// The block that an element leads to: one of the directory, not the root.
     pub(super) fn block(&self, n: usize) -> Result<u32, Error> {
-        let block = u32::from_le_bytes(bytes_at(self.bytes, self.offset + n * ELEMENT + 4));
+        let block = u32::from_le_bytes(self.bytes.array(self.offset + n * ELEMENT + 4));
         if block == 0 || block >= self.blocks {
             return Err(self.corrupt("a directory's index leads out of the directory"));
         }
@@ -96,11 +116,4 @@ pub(super) fn insert_after(bytes: &mut [u8; 4096], offset: usize, slot: Slot, (h
     bytes[at..at + 4].copy_from_slice(&hash.to_le_bytes());
     bytes[at + 4..at + 8].copy_from_slice(&leads_to.to_le_bytes());
     put_counts(&mut bytes[offset..], slot.limit, slot.count + 1);
-}
-
-/// The hash of element `n` of the table at `offset` of a block, which was checked before.
-pub(super) fn hash_at(blocks: &impl DirBlocks, block: u32, offset: usize, n: usize) -> Result<u32, Error> {
-    let mut bytes = [0; 4];
-    blocks.read_part(block, offset + n * ELEMENT, &mut bytes)?;
-    Ok(u32::from_le_bytes(bytes))
 }
