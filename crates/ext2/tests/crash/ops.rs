@@ -84,17 +84,20 @@ impl Op {
                     Rc::make_mut(version).truncate(size);
                 }
                 data.size = size;
-                during[0].data(path)?.versions.push(Rc::new(tail));
+                drop_set_id(&mut after, &mut during, path)?;
+                during.last_mut().unwrap().data(path)?.versions.push(Rc::new(tail));
             }
             Self::Allocate(path, at, len) => {
                 let data = after.data(path)?;
                 data.size = data.size.max(at + len);
+                drop_set_id(&mut after, &mut during, path)?;
             }
             Self::Punch(path, at, len) => {
                 // The size stays.
                 let len = len.min(after.data(path)?.size.saturating_sub(at));
-                if len > 0 {
-                    write(&mut after, &mut during, path, at, &vec![0; len])?;
+                match len {
+                    0 => drop_set_id(&mut after, &mut during, path)?,
+                    _ => write(&mut after, &mut during, path, at, &vec![0; len])?,
                 }
             }
             Self::Zero(path, at, len) => write(&mut after, &mut during, path, at, &vec![0; len])?,
@@ -182,17 +185,31 @@ impl Op {
 /// A write under way may be found in part, each byte old or new; its size wholly or not at all. When it has returned,
 /// all of it is durable.
 fn write(tree: &mut Tree, during: &mut Vec<Tree>, path: &str, at: usize, bytes: &[u8]) -> Result<(), Refused> {
-    let old = tree.data(path)?;
-    let mut new = old.newest();
+    let data = tree.data(path)?;
+    let mut new = data.newest();
     new.resize(new.len().max(at + bytes.len()), 0);
     new[at..at + bytes.len()].copy_from_slice(bytes);
     let new = Rc::new(new);
-    during[0].data(path)?.versions.push(new.clone());
-    let (size, old) = (new.len(), std::mem::replace(&mut old.versions, vec![new]));
-    tree.data(path)?.size = size;
+    data.size = new.len();
+    let old = std::mem::replace(&mut data.versions, vec![new.clone()]);
+    drop_set_id(tree, during, path)?;
+    during.last_mut().unwrap().data(path)?.versions.push(new);
     let mut torn = tree.clone();
     torn.data(path)?.versions.extend(old);
     during.push(torn);
+    Ok(())
+}
+
+/// Before a byte changes, the bits that would lend the owner's rights to what is written are gone (contract 3).
+fn drop_set_id(tree: &mut Tree, during: &mut Vec<Tree>, path: &str) -> Result<(), Refused> {
+    let node = tree.node(path)?;
+    let dropped = 0o4000 | if node.permissions & 0o010 != 0 { 0o2000 } else { 0 };
+    if node.permissions & dropped != 0 {
+        node.permissions &= !dropped;
+        let mut without = during[0].clone();
+        without.node(path)?.permissions &= !dropped;
+        during.push(without);
+    }
     Ok(())
 }
 
