@@ -48,7 +48,7 @@ impl<D: Device> Pass<'_, D> {
         let range = self.geometry.group_blocks(group);
         let len = range.end - range.start;
         let first = group * self.geometry.blocks_per_group / 8;
-        let (mut free, mut leaked) = (0, None);
+        let (mut free, mut leaked, mut padded) = (0, None, true);
         let mut bytes = [0; 4096];
         let bytes = &*self.read(bitmap, &mut bytes)?;
         for (n, &stored) in (0u32..).zip(bytes) {
@@ -56,7 +56,11 @@ impl<D: Device> Pass<'_, D> {
             let valid = valid_bits(len, n);
             let used = if valid == 0 { 0xff } else { self.memory.claimed.byte((first + n) as usize) | !valid };
             free += used.count_zeros();
-            self.compare(("block", group), bitmap, (n, stored, used, valid), range.start, &mut leaked)?;
+            padded &= stored | valid == 0xff;
+            self.compare("block", bitmap, (n, stored, used, valid), range.start, &mut leaked)?;
+        }
+        if !padded {
+            self.found(Finding::Padding { what: "block", group });
         }
         if let Some((first, count)) = leaked {
             self.found(Finding::LeakedBlocks { first, count });
@@ -67,7 +71,7 @@ impl<D: Device> Pass<'_, D> {
     /// How many inodes of a group are free, and how many are directories.
     fn check_inode_bitmap(&mut self, group: u32, bitmap: u32) -> Result<(u32, u32), Error> {
         let first = group * self.geometry.inodes_per_group + 1;
-        let (mut free, mut directories) = (0, 0);
+        let (mut free, mut directories, mut padded) = (0, 0, true);
         let mut bytes = [0; 4096];
         let bytes = &*self.read(bitmap, &mut bytes)?;
         for (n, &stored) in (0u32..).zip(bytes) {
@@ -84,7 +88,11 @@ impl<D: Device> Pass<'_, D> {
                 }
             }
             free += used.count_zeros();
-            self.compare(("inode", group), bitmap, (n, stored, used, valid), first, &mut None)?;
+            padded &= stored | valid == 0xff;
+            self.compare("inode", bitmap, (n, stored, used, valid), first, &mut None)?;
+        }
+        if !padded {
+            self.found(Finding::Padding { what: "inode", group });
         }
         Ok((free, directories))
     }
@@ -92,7 +100,7 @@ impl<D: Device> Pass<'_, D> {
     /// Compares byte `n` of a bitmap with what was found. Blocks that are leaked are gathered to runs.
     fn compare(
         &mut self,
-        (what, group): (&'static str, u32),
+        what: &'static str,
         bitmap: u32,
         (n, stored, used, valid): (u32, u8, u8, u8),
         first: u32,
@@ -100,10 +108,6 @@ impl<D: Device> Pass<'_, D> {
     ) -> Result<(), Error> {
         if stored == used {
             return Ok(());
-        }
-        if stored & !valid != !valid {
-            // Once for a bitmap is enough; bits of one group stand together.
-            self.found(Finding::Padding { what, group });
         }
         for bit in (0..8).filter(|bit| (stored ^ used) & valid & 1 << bit != 0) {
             let number = first + 8 * n + bit;

@@ -122,7 +122,7 @@ impl<D: Device> Pass<'_, D> {
         }
         if let Some(now) = self.now {
             for (field, time) in [("s_mtime", raw.mount_time()), ("s_wtime", raw.write_time())] {
-                if u64::from(time) > now + DAY {
+                if u64::from(time) > now.saturating_add(DAY) {
                     self.found(Finding::Superblock { field, value: time.into() });
                 }
             }
@@ -153,11 +153,18 @@ impl<D: Device> Pass<'_, D> {
             let mut copy = RawSuper::default();
             self.device.read(at, &mut copy.0)?;
             let mut differs = shape(&first).iter().zip(shape(&copy)).find(|(a, b)| **a != *b).map(|(a, _)| a.0);
-            let descriptors = at + u64::from(self.geometry.block_size);
-            for other in 0..self.geometry.groups {
-                let mut copy = RawGroup::default();
-                self.device.read(descriptors + u64::from(other) * RawGroup::LEN as u64, &mut copy.0)?;
-                if differs.is_none() && copy.0[..12] != self.raw_group(other)?.0[..12] {
+            let descriptors = geometry.first_data_block + 1;
+            for n in 0..geometry.descriptor_blocks() {
+                if differs.is_some() {
+                    break;
+                }
+                let (mut one, mut other) = ([0; 4096], [0; 4096]);
+                let one = &*self.read(descriptors + n, &mut one)?;
+                let other = &*self.read(geometry.group_blocks(group).start + 1 + n, &mut other)?;
+                let left = (geometry.groups as usize).saturating_sub(n as usize * one.len() / RawGroup::LEN);
+                let mut pairs = one.chunks(RawGroup::LEN).zip(other.chunks(RawGroup::LEN)).take(left);
+                // Where the bitmaps and the table are; the counters are kept up to date only in the first.
+                if pairs.any(|(one, other)| one[..12] != other[..12]) {
                     differs = Some("a group descriptor");
                 }
             }

@@ -10,6 +10,8 @@ use xip_core::Device;
 
 /// The inode that keeps room for more descriptors.
 const RESIZE: u32 = 7;
+/// Flags that say that block pointers, or names, are of another form.
+const FLAGS_OF_FORM: u32 = 0x5008_3800;
 /// The inode of a journal; this format has none.
 const JOURNAL: u32 = 8;
 /// Those of quotas.
@@ -83,28 +85,38 @@ impl<D: Device> Pass<'_, D> {
     /// Inodes that the format keeps for itself.
     fn check_reserved(&mut self, number: u32, raw: &RawInode) -> Result<(), Error> {
         let has_resize = self.geometry.compat & feature::COMPAT_RESIZE_INODE != 0;
-        if number == RESIZE && has_resize {
-            return self.check_resize(raw);
-        }
         if (1..=self.geometry.inodes).contains(&raw.dtime()) {
             self.found(Finding::DeletionTime { inode: number });
             self.mend(self.inode_at(number)? + DELETED_AT, &[0; 4])?;
         }
+        let size = u64::from(raw.size_high()) << 32 | u64::from(raw.size_low());
+        if size > 2 * self.geometry.largest_file() {
+            self.damage("the size of a reserved inode", number, size);
+        }
+        if number == RESIZE && has_resize {
+            return self.check_resize(raw);
+        }
         let pointers = (0..15).fold(0, |all, n| all | raw.block(n));
+        let attributes = self.reserved_attributes(raw);
         let (mode, links) = (u32::from(raw.mode()), u32::from(raw.links()));
         let owners = u32::from(raw.uid_low() | raw.gid_low() | raw.uid_high() | raw.gid_high());
         // As e2fsck has it: what counts differs from one to the other.
         let used = match number {
-            BAD_BLOCKS => mode | links | owners | raw.flags() | raw.attribute_block() | pointers,
+            BAD_BLOCKS => mode | links | owners | raw.flags() | attributes | pointers,
             QUOTA_OF_USERS | QUOTA_OF_GROUPS | JOURNAL => links | raw.blocks512() | raw.block(0),
-            RESIZE => raw.blocks512() | raw.attribute_block() | pointers,
-            BOOT if raw.mode() & 0o170_000 != 0o040_000 => raw.blocks512() | raw.attribute_block(),
-            _ => mode | raw.blocks512() | raw.attribute_block(),
+            RESIZE => raw.blocks512() | attributes | pointers,
+            BOOT if raw.mode() & 0o170_000 != 0o040_000 => raw.blocks512() | attributes,
+            _ => mode | raw.blocks512() | attributes,
         };
         if used != 0 {
             self.damage("a reserved inode is in use", number, used.into());
         }
         Ok(())
+    }
+
+    /// The block of attributes of a reserved inode. None has one; a number that is none does no harm.
+    fn reserved_attributes(&self, raw: &RawInode) -> u32 {
+        Some(raw.attribute_block()).filter(|&block| self.geometry.is_data(block)).unwrap_or(0)
     }
 
     /// The inode that keeps room for more descriptors: a block of pointers to what is kept in the first group, which
@@ -114,10 +126,8 @@ impl<D: Device> Pass<'_, D> {
         let top = raw.block(13);
         let kept = self.geometry.reserved_descriptor_blocks;
         let direct = (0..15).filter(|&n| n != 13).any(|n| raw.block(n) != 0);
-        if kept == 0 && top == 0 {
-            return Ok(());
-        }
-        if direct || raw.mode() & 0o170_000 != 0o100_000 || raw.links() == 0 {
+        let other = raw.flags() & FLAGS_OF_FORM | self.reserved_attributes(raw);
+        if direct || other != 0 || raw.mode() & 0o170_000 != 0o100_000 || raw.links() == 0 {
             self.damage("the inode that keeps room for growing", RESIZE, top.into());
             return Ok(());
         }
