@@ -119,6 +119,9 @@ impl<P: PageIo> Host for Cached<P> {
     fn accessed(&self) {
         self.0.accessed();
     }
+    fn drop_set_id(&self, keep_set_id: bool) -> Result<(), P::Error> {
+        self.0.drop_set_id(keep_set_id)
+    }
     fn will_change(&self, keep_set_id: bool) -> Result<(), P::Error> {
         self.0.will_change(keep_set_id)
     }

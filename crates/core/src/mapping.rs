@@ -50,6 +50,15 @@ pub trait Host {
     fn largest(&self) -> u64;
     /// After bytes were read: atime, by the rules of the mount.
     fn accessed(&self);
+    /// Before anything else of a change of bytes: drops set-id bits unless the caller may keep them, durably, so that no
+    /// crash leaves changed bytes with the bits. [`Host::will_change`] includes it.
+    ///
+    /// # Errors
+    /// The file system's; then nothing is changed.
+    fn drop_set_id(&self, keep_set_id: bool) -> Result<(), Self::Error> {
+        let _ = keep_set_id;
+        Ok(())
+    }
     /// Before bytes change: drops set-id bits unless the caller may keep them, then sets mtime and ctime.
     ///
     /// # Errors
@@ -323,6 +332,9 @@ impl<M: Mapping> Host for InPlace<M> {
     #[inline]
     fn accessed(&self) {
         self.0.accessed();
+    }
+    fn drop_set_id(&self, keep_set_id: bool) -> Result<(), M::Error> {
+        self.0.drop_set_id(keep_set_id)
     }
     fn will_change(&self, keep_set_id: bool) -> Result<(), M::Error> {
         self.0.will_change(keep_set_id)

@@ -24,6 +24,8 @@ pub fn truncate_as<F: Pages>(file: &F, size: u64, how: &Writer) -> Result<(), F:
     if size > file.largest() || size > old_size && size > how.limit {
         return Err(Error::TooLarge.into());
     }
+    // Before the tail is zeroed, which is a change of bytes; all else waits for the tail's error.
+    file.drop_set_id(how.keep_set_id)?;
     if size <= old_size {
         // The order of contract 3: the tail of the last page first, and its error reported; then the size; then free. Also
         // for a size that stays: a crash may have left storage beyond it.
@@ -52,8 +54,8 @@ pub fn fallocate<F: Pages>(file: &F, offset: u64, len: u64, keep_size: bool, how
     let _guard = file.exclusive();
     let old_size = file.size()?;
     check_end(file, end, old_size, keep_size, how)?;
-    zero_tail(file, old_size, if keep_size { old_size } else { end })?;
     file.will_change(how.keep_set_id)?;
+    zero_tail(file, old_size, if keep_size { old_size } else { end })?;
     allocate(file, offset, end, old_size)?;
     if end > old_size && !keep_size {
         file.publish_size(end)?;
@@ -91,8 +93,8 @@ pub fn zero_range<F: Pages>(file: &F, offset: u64, len: u64, keep_size: bool, ho
     let _guard = file.exclusive();
     let old_size = file.size()?;
     check_end(file, end, old_size, keep_size, how)?;
-    zero_tail(file, old_size, if keep_size { old_size } else { end })?;
     file.will_change(how.keep_set_id)?;
+    zero_tail(file, old_size, if keep_size { old_size } else { end })?;
     let mut at = offset;
     while at < end.min(old_size) {
         let index = PageIndex::of(at);

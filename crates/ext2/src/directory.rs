@@ -77,7 +77,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         if inode.links == 0 { Err(Error::NotFound) } else { Ok((inode, directory)) }
     }
 
-    fn directory_of(&self, inode: &Inode) -> Result<Directory<'_, D, E>, Error> {
+    pub(crate) fn directory_of(&self, inode: &Inode) -> Result<Directory<'_, D, E>, Error> {
         if inode.kind != Kind::Directory {
             return Err(Error::NotDirectory);
         }

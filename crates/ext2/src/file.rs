@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::geometry::feature;
 use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
 use crate::intent::Intent;
-use crate::raw::INODE_SIZE;
+use crate::raw::{INODE_SIZE, INODE_SIZE_HIGH};
 use crate::volume::Volume;
 use core::cell::Cell;
 use xip_core::{
@@ -86,8 +86,8 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     fn size(&self) -> Result<u64, Error> {
         let at = self.at;
         let (mut low, mut high) = ([0; 4], [0; 4]);
-        self.volume.device.read(at + 4, &mut low)?;
-        self.volume.device.read(at + 108, &mut high)?;
+        self.volume.device.read(at + INODE_SIZE, &mut low)?;
+        self.volume.device.read(at + INODE_SIZE_HIGH, &mut high)?;
         let size = u64::from(u32::from_le_bytes(high)) << 32 | u64::from(u32::from_le_bytes(low));
         if size > self.largest() {
             return Err(self.corrupt("the size is beyond what the format can hold", size));
@@ -134,32 +134,47 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         }
     }
 
-    fn will_change(&self, keep_set_id: bool) -> Result<(), Error> {
+    fn drop_set_id(&self, keep_set_id: bool) -> Result<(), Error> {
         const SET_UID: u16 = 0o4000;
         const SET_GID: u16 = 0o2000;
         const GROUP_EXECUTE: u16 = 0o010;
         self.volume.check_writable()?;
-        let now = self.volume.env.now();
-        let old = self.volume.raw_inode(self.number)?;
-        let mut new = old;
-        if !keep_set_id {
-            // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
-            let drop = SET_UID | if old.mode() & GROUP_EXECUTE != 0 { SET_GID } else { 0 };
-            new.set_mode(old.mode() & !drop);
+        if keep_set_id {
+            return Ok(());
         }
+        let mut mode = [0; 2];
+        self.volume.device.read(self.at, &mut mode)?;
+        let old = u16::from_le_bytes(mode);
+        // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
+        let new = old & !(SET_UID | if old & GROUP_EXECUTE != 0 { SET_GID } else { 0 });
+        if new != old {
+            self.volume.put(self.at, &new.to_le_bytes())?;
+            self.volume.fence()?;
+        }
+        Ok(())
+    }
+
+    fn will_change(&self, keep_set_id: bool) -> Result<(), Error> {
+        self.drop_set_id(keep_set_id)?;
+        let now = self.volume.env.now();
+        let old = self.volume.raw_inode_at(self.at)?;
+        let mut new = old;
         SetAttributes { mtime: Some(now), ..SetAttributes::default() }.apply(&mut new, now);
         self.volume.put_changes(self.at, &old, &new)
     }
 
     fn publish_size(&self, size: u64) -> Result<(), Error> {
         let durable = self.volume.fence()?;
-        let old = self.volume.raw_inode(self.number)?;
-        let mut new = old;
-        new.set_size(size);
-        if old.size_high() == new.size_high() {
-            return self.volume.publish(&durable, self.at + INODE_SIZE, &size.to_le_bytes()[..4]);
+        let mut high = [0; 4];
+        self.volume.device.read(self.at + INODE_SIZE_HIGH, &mut high)?;
+        let [a, b, c, d, rest @ ..] = size.to_le_bytes();
+        if rest == high {
+            return self.volume.publish(&durable, self.at + INODE_SIZE, &[a, b, c, d]);
         }
         // The halves of the size do not lie together.
+        let old = self.volume.raw_inode_at(self.at)?;
+        let mut new = old;
+        new.set_size(size);
         let mut intent = Intent::new();
         intent.inode(self.at, &old, &new)?;
         self.volume.apply(durable, &mut intent)

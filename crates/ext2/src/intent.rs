@@ -1,7 +1,7 @@
 //! The intent record: several small stores of which a crash leaves all or none.
 //!
 //! What one store cannot publish (a rename takes a name away here and adds one there) is first written down in the
-//! bytes 2048 to 4095 of the volume, which no one else uses: the superblock ends before them, and with blocks of 4096
+//! bytes 2048 to 3071 of the volume, which no one else uses: the superblock ends before them, and with blocks of 4096
 //! bytes nothing begins there. Written, flushed, fenced; then the stores themselves, flushed and fenced; then the record
 //! is cleared. A volume that is opened read-write completes a record that it finds whole.
 //!
@@ -20,13 +20,13 @@
 use crate::error::Error;
 use crate::geometry::SUPER_AT;
 use crate::order::{Durable, is_one_store};
-use crate::raw::{RawInode, bytes_at};
+use crate::raw::{INODE_LINKS, RawInode, bytes_at};
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId};
 
 /// Where it stands.
 const AT: u64 = 2048;
-const CAPACITY: usize = 2048;
+const CAPACITY: usize = 1024;
 const MAGIC: u32 = 0x6f64_6572;
 const LEN: usize = 8;
 const STAMP: usize = 12;
@@ -34,6 +34,8 @@ const STAMP_LEN: usize = 24;
 /// Where the superblock has what the stamp is made of.
 const STAMP_AT: u64 = SUPER_AT + 44;
 const HEAD: usize = STAMP + STAMP_LEN;
+/// Where stores may be: after the superblock's block.
+const FIRST: u64 = 4096;
 /// Bytes of a store before its old and new ones.
 const STORE: usize = 10;
 
@@ -76,6 +78,14 @@ impl Intent {
     /// As [`Intent::change`].
     pub(crate) fn inode(&mut self, at: u64, old: &RawInode, new: &RawInode) -> Result<(), Error> {
         each_change(old, new, |from, to| self.change(at + from as u64, &old.0[from..to], &new.0[from..to]))
+    }
+
+    /// Adds a new count of links for the inode that stands at `at`.
+    ///
+    /// # Errors
+    /// As [`Intent::change`].
+    pub(crate) fn links(&mut self, at: u64, old: &RawInode, new: &RawInode) -> Result<(), Error> {
+        self.change(at + INODE_LINKS, &old.links().to_le_bytes(), &new.links().to_le_bytes())
     }
 
     pub(crate) fn stores(&self) -> Stores<'_> {
@@ -234,7 +244,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             let Some((at, old, new)) = store else { return Ok(false) };
             // After the superblock's block, and inside the volume.
             let end = at.checked_add(new.len() as u64);
-            if at < AT + CAPACITY as u64 || end.is_none_or(|end| end > self.geometry.bytes()) {
+            if at < FIRST || end.is_none_or(|end| end > self.geometry.bytes()) {
                 return Ok(false);
             }
             let now = &mut now[..new.len()];

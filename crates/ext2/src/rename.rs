@@ -6,7 +6,7 @@
 //! Locks: the tree when two directories take part, so that no loop arises and every `..` stands still; then the inodes,
 //! lower numbers first. Which inodes is only known by looking, so it is looked again when they are locked.
 
-use crate::dir::{self, Found, Store};
+use crate::dir::{self, Found, Room, Store};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind, SetAttributes};
@@ -99,7 +99,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             if let Some(old) = old
                 && (number(Some(old)), number(new)) == (Some(source), target)
             {
-                return self.rename_locked(from, to, old, new, how);
+                return self.rename_locked(from, to, old, (new, None), how);
             }
         }
         Err(Error::Busy)
@@ -115,9 +115,20 @@ impl<D: Device, E: Env> Volume<D, E> {
         how: Rename,
     ) -> Result<Option<Left>, Error> {
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
-        let directory = self.directory(parent)?;
-        let old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
-        let new = dir::find(&directory, new_name)?;
+        let mut directory = self.directory(parent)?;
+        let mut old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
+        let (new, room) = match how {
+            Rename::Exchange => (dir::find(&directory, new_name)?, None),
+            // Who looks for room sees whether there is the name.
+            _ => match dir::room(&mut directory, new_name) {
+                Ok(room) => (None, Some(room)),
+                Err(Error::Exists) => (dir::find(&directory, new_name)?, None),
+                Err(error) => return Err(error),
+            },
+        };
+        if directory.replaced {
+            old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
+        }
         let (source, target) = (old.inode, new.map_or(old.inode, |new| new.inode));
         let (low, high) = (source.min(target), source.max(target));
         if low <= parent.0 {
@@ -125,7 +136,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         let _low = self.env.exclusive(LockId::Inode(low));
         let _high = (low != high).then(|| self.env.exclusive(LockId::Inode(high)));
-        self.rename_locked((parent, old_name), (parent, new_name), old, new, how).map(|left| Some(Left(left)))
+        self.rename_locked((parent, old_name), (parent, new_name), old, (new, room), how).map(|left| Some(Left(left)))
     }
 
     /// That `moved` is not `below` or a directory above it. The tree is locked: no `..` changes.
@@ -147,13 +158,14 @@ impl<D: Device, E: Env> Volume<D, E> {
         Err(Error::Corrupt { what: "directories lead in circles", inode: below.0, at: 0 })
     }
 
-    /// The rename itself, of what was found under locks that are held.
+    /// The rename itself, of what was found under locks that are held: the old name's entry; the new one's, or room for it
+    /// if that was looked for.
     fn rename_locked(
         &self,
         from: Name<'_>,
         to: Name<'_>,
         mut old: Found,
-        new: Option<Found>,
+        (new, room): (Option<Found>, Option<Room>),
         how: Rename,
     ) -> Result<Option<InodeNo>, Error> {
         let (source, target) = (InodeNo(old.inode), new.map(|new| InodeNo(new.inode)));
@@ -162,7 +174,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let [is_directory, other_is] = [Some(moved), other].map(|i| i.is_some_and(|i| i.kind == Kind::Directory));
         let across = from.0 != to.0;
         let (new_parent, mut into) = self.live_directory(to.0)?;
-        let (_, mut out) = self.live_directory(from.0)?;
+        let mut out = if across { self.live_directory(from.0)?.1 } else { self.directory_of(&new_parent)? };
         match (how, target) {
             (Rename::NoReplace, Some(_)) => return Err(Error::Exists),
             (Rename::Exchange, None) => return Err(Error::NotFound),
@@ -216,7 +228,10 @@ impl<D: Device, E: Env> Volume<D, E> {
                 None
             }
             None => {
-                let room = dir::room(&mut into, to.1)?;
+                let room = match room {
+                    Some(room) => room,
+                    None => dir::room(&mut into, to.1)?,
+                };
                 if into.replaced && !across {
                     out = self.directory(from.0)?;
                     old = dir::find(&out, from.1)?.ok_or(Error::NotFound)?;
@@ -260,13 +275,17 @@ impl<D: Device, E: Env> Volume<D, E> {
             _ => {}
         }
         let now = self.env.now();
-        for (number, old, mut new) in inodes.items.into_iter().flatten() {
-            let mtime = (number == from.0 || number == to.0).then_some(now);
-            SetAttributes { mtime, ..SetAttributes::default() }.apply(&mut new, now);
-            intent.inode(self.inode_at(number)?, &old, &new)?;
+        for (number, old, new) in inodes.items.iter().flatten() {
+            intent.links(self.inode_at(*number)?, old, new)?;
         }
         // This publishes.
         self.apply(self.fence()?, &mut intent)?;
+        // Times may be those from before.
+        for (number, old, mut new) in inodes.items.into_iter().flatten() {
+            let mtime = (number == from.0 || number == to.0).then_some(now);
+            SetAttributes { mtime, ..SetAttributes::default() }.apply(&mut new, now);
+            self.put_changes(self.inode_at(number)?, &old, &new)?;
+        }
         self.fence()?;
         if let Some((block, at)) = hole {
             // Not part of the rename: the bytes of an entry that is free already.

@@ -257,7 +257,12 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     pub(crate) fn raw_inode(&self, number: InodeNo) -> Result<RawInode, Error> {
-        let at = self.inode_at(number)?;
+        self.raw_inode_at(self.inode_at(number)?)
+    }
+
+    /// The inode at a byte address that [`Volume::inode_at`] gave.
+    #[inline]
+    pub(crate) fn raw_inode_at(&self, at: u64) -> Result<RawInode, Error> {
         let mut raw = RawInode::default();
         let len = RawInode::LEN.min(self.geometry.inode_size.into());
         self.device.read(at, &mut raw.0[..len])?;

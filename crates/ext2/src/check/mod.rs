@@ -25,8 +25,9 @@
 //! * It says nothing of a volume that was not closed, of a list of files deleted while open, of an operation that was under
 //!   way, of copies of the superblock and descriptors that differ from the first, and of a size of a file that `i_blocks` could
 //!   not count.
+//! * Where the descriptors cannot be right it takes a copy of them, and says nothing if that is whole. The kernel does not.
 //! * Nothing is said here of a name that stands twice in a directory, but in different blocks, nor of times of files.
-//! * Bad blocks are damage here. Volumes with features beside `ext_attr`, `dir_index`, `resize_inode`, `filetype`,
+//! * Bad blocks are damage here, and so is whatever is odd in the reserved inodes. Volumes with features beside `ext_attr`, `dir_index`, `resize_inode`, `filetype`,
 //!   `sparse_super` and `large_file` are refused.
 //!
 //! Every loop is bounded by the geometry: a block is read as part of a file, or followed, only by the first who claims

@@ -138,7 +138,7 @@ impl<D: Device> Pass<'_, D> {
         let descriptors = self.geometry.descriptor_blocks();
         let start = self.geometry.first_data_block + 1 + descriptors;
         let bytes = &*self.read(top, &mut bytes)?;
-        let mut blocks = 1_u64;
+        let (mut blocks, mut last) = (1_u64, 0);
         for (n, pointer) in (0..pointers).zip(bytes.as_chunks().0) {
             let pointer = u32::from_le_bytes(*pointer);
             // The place of a kept block is its number among all blocks of descriptors.
@@ -158,8 +158,12 @@ impl<D: Device> Pass<'_, D> {
             let copies = (1..geometry.groups).filter(|&group| geometry.has_super(group));
             let mut expected = copies.map(|group| geometry.group_blocks(group).start + 1 + descriptors + place);
             let mut count = 0;
-            for pointer in bytes.as_chunks().0 {
+            for (m, pointer) in (0..pointers).zip(bytes.as_chunks().0) {
                 let pointer = u32::from_le_bytes(*pointer);
+                if pointer != 0 {
+                    // Its page: after the direct ones, and those of the first block of pointers.
+                    last = 12 + u64::from(pointers) * (1 + u64::from(n)) + u64::from(m);
+                }
                 if pointer != expected.next().unwrap_or(0) {
                     self.damage("the inode that keeps room for growing", RESIZE, pointer.into());
                     return Ok(());
@@ -167,6 +171,10 @@ impl<D: Device> Pass<'_, D> {
                 count += u64::from(pointer != 0);
             }
             blocks += count;
+        }
+        let size = u64::from(raw.size_high()) << 32 | u64::from(raw.size_low());
+        if size < last * u64::from(self.geometry.block_size) {
+            self.damage("the size of the inode that keeps room for growing", RESIZE, size);
         }
         let found = blocks * u64::from(self.geometry.block_size / 512);
         if found != raw.blocks512().into() {
