@@ -9,36 +9,17 @@ use crate::raw::bytes_at;
 use xip_core::Region;
 
 /// The bytes of a block: in place, or a copy.
-#[derive(Clone, Copy)]
-pub(super) enum Window<'a> {
-    Here(Region<'a>),
-    Copy(&'a [u8]),
-}
-
-impl Window<'_> {
-    #[inline(always)]
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Here(region) => region.len(),
-            Self::Copy(bytes) => bytes.len(),
-        }
-    }
-
+pub(super) trait Bytes: Copy {
+    fn len(self) -> usize;
     /// `N` bytes at `at`; zeros where they are not inside.
-    #[inline(always)]
-    pub(super) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        match self {
-            Self::Here(region) => region.array(at).unwrap_or([0; N]),
-            Self::Copy(bytes) => bytes.get(at..at + N).map_or([0; N], |bytes| bytes_at(bytes, 0)),
-        }
-    }
+    fn array<const N: usize>(self, at: usize) -> [u8; N];
 
-    /// Whether `name` stands at `at`.
+    /// Whether `name`, which is not empty, stands at `at`.
     #[inline(always)]
-    fn is(&self, at: usize, name: &[u8]) -> bool {
+    fn is(self, at: usize, name: &[u8]) -> bool {
         // The last byte first: names in one directory often differ only there.
-        let Some((&last, _)) = name.split_last() else { return false };
-        if self.array(at + name.len() - 1) != [last] {
+        let Some((last, _)) = name.split_last() else { return false };
+        if self.array(at + name.len() - 1) != [*last] {
             return false;
         }
         let (words, rest) = name.as_chunks::<8>();
@@ -47,7 +28,75 @@ impl Window<'_> {
     }
 }
 
-/// Gives `what` the bytes of block `number`.
+impl Bytes for Region<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        Region::len(&self)
+    }
+    #[inline(always)]
+    fn array<const N: usize>(self, at: usize) -> [u8; N] {
+        Region::array(&self, at).unwrap_or([0; N])
+    }
+}
+
+impl Bytes for &[u8] {
+    #[inline(always)]
+    fn len(self) -> usize {
+        <[u8]>::len(self)
+    }
+    #[inline(always)]
+    fn array<const N: usize>(self, at: usize) -> [u8; N] {
+        self.get(at..at + N).map_or([0; N], |bytes| bytes_at(bytes, 0))
+    }
+}
+
+/// What is to be learnt of a block.
+pub(super) trait Look {
+    type Out;
+    fn look(self, bytes: impl Bytes) -> Result<Self::Out, Error>;
+}
+
+/// Lets `what` look at block `number`.
+#[inline]
+pub(super) fn look<L: Look>(blocks: &impl DirBlocks, number: u32, what: L) -> Result<L::Out, Error> {
+    match blocks.region(number)? {
+        Some(region) => what.look(region),
+        None => look_at_copy(blocks, number, what),
+    }
+}
+
+#[inline(never)]
+fn look_at_copy<L: Look>(blocks: &impl DirBlocks, number: u32, what: L) -> Result<L::Out, Error> {
+    let mut bytes = [0; 4096];
+    blocks.read(number, &mut bytes)?;
+    what.look(&bytes[..blocks.block_size()])
+}
+
+/// Bytes that are one or the other.
+#[derive(Clone, Copy)]
+pub(super) enum Window<'a> {
+    Here(Region<'a>),
+    Copy(&'a [u8]),
+}
+
+impl Bytes for Window<'_> {
+    #[inline(always)]
+    fn len(self) -> usize {
+        match self {
+            Self::Here(region) => Bytes::len(region),
+            Self::Copy(bytes) => Bytes::len(bytes),
+        }
+    }
+    #[inline(always)]
+    fn array<const N: usize>(self, at: usize) -> [u8; N] {
+        match self {
+            Self::Here(region) => Bytes::array(region, at),
+            Self::Copy(bytes) => bytes.array(at),
+        }
+    }
+}
+
+/// Gives `what` the bytes of block `number`: for what is not asked of every entry.
 #[inline]
 pub(super) fn with_window<B: DirBlocks, T>(
     blocks: &B,
@@ -56,19 +105,12 @@ pub(super) fn with_window<B: DirBlocks, T>(
 ) -> Result<T, Error> {
     match blocks.region(number)? {
         Some(region) => what(Window::Here(region)),
-        None => copied(blocks, number, what),
+        None => {
+            let mut bytes = [0; 4096];
+            blocks.read(number, &mut bytes)?;
+            what(Window::Copy(&bytes[..blocks.block_size()]))
+        }
     }
-}
-
-#[inline(never)]
-fn copied<B: DirBlocks, T>(
-    blocks: &B,
-    number: u32,
-    what: impl FnOnce(Window<'_>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let mut bytes = [0; 4096];
-    blocks.read(number, &mut bytes)?;
-    what(Window::Copy(&bytes[..blocks.block_size()]))
 }
 
 /// What is wrong with a block that has an entry which is none.
@@ -86,30 +128,90 @@ fn what_is_wrong(blocks: &impl DirBlocks, number: u32) -> Error {
     }
 }
 
+/// Calls `each` for the entries of a block, where they are and what stands before their names, until it answers.
+#[inline(always)]
+fn walk<B: Bytes, T>(bytes: B, max_inode: u32, mut each: impl FnMut(usize, Head) -> Option<T>) -> Walked<T> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let head = Head::of(bytes.array::<HEAD>(at));
+        if !head.is_good(bytes.len() - at, max_inode) {
+            return Walked::Damage;
+        }
+        if let Some(answer) = each(at, head) {
+            return Walked::Answer(answer);
+        }
+        at += head.len;
+    }
+    Walked::End
+}
+
+enum Walked<T> {
+    Answer(T),
+    End,
+    Damage,
+}
+
+struct Find<'a, D> {
+    blocks: &'a D,
+    number: u32,
+    name: &'a [u8],
+}
+
+impl<D: DirBlocks> Look for Find<'_, D> {
+    type Out = Option<Found>;
+
+    #[inline]
+    fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
+        let mut before = None;
+        let found = walk(bytes, self.blocks.max_inode(), |at, head| {
+            let Head { inode, len, name_len, kind } = head;
+            if name_len == self.name.len() && inode != 0 && bytes.is(at + HEAD, self.name) {
+                return Some(Found { block: self.number, at, len, before, inode, kind });
+            }
+            before = Some((at, len));
+            None
+        });
+        match found {
+            Walked::Answer(found) if is_plain(self.name) => Ok(Some(found)),
+            Walked::Answer(found) => {
+                let at = u64::from(self.number) * bytes.len() as u64 + found.at as u64;
+                Err(Error::Corrupt { what: "a name with a slash or a zero byte", inode: self.blocks.ino(), at })
+            }
+            Walked::End => Ok(None),
+            Walked::Damage => Err(what_is_wrong(self.blocks, self.number)),
+        }
+    }
+}
+
 /// Looks for a name in one block.
 pub(super) fn find(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<Option<Found>, Error> {
-    let max_inode = blocks.max_inode();
-    with_window(blocks, number, |window| {
-        let (mut at, mut before) = (0, None);
-        while at < window.len() {
-            let head = Head::of(window.array::<HEAD>(at));
-            if !head.is_good(window.len() - at, max_inode) {
-                return Err(what_is_wrong(blocks, number));
+    look(blocks, number, Find { blocks, number, name })
+}
+
+struct FindRoom<'a, D>(Find<'a, D>);
+
+impl<D: DirBlocks> Look for FindRoom<'_, D> {
+    type Out = Option<Room>;
+
+    #[inline]
+    fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
+        let Find { blocks, number, name } = self.0;
+        let need = needed(name.len());
+        let mut room = None;
+        let exists = walk(bytes, blocks.max_inode(), |at, head| {
+            let used = if head.inode == 0 { 0 } else { needed(head.name_len) };
+            if room.is_none() && head.len - used >= need {
+                let before = (head.inode != 0).then_some((at, used));
+                room = Some(Room { block: number, at: at + used, len: head.len - used, before });
             }
-            if head.name_len == name.len() && head.inode != 0 && window.is(at + HEAD, name) {
-                if !is_plain(name) {
-                    let start = u64::from(number) * window.len() as u64;
-                    let what = "a name with a slash or a zero byte";
-                    return Err(Error::Corrupt { what, inode: blocks.ino(), at: start + at as u64 });
-                }
-                let Head { inode, len, kind, .. } = head;
-                return Ok(Some(Found { block: number, at, len, before, inode, kind }));
-            }
-            before = Some((at, head.len));
-            at += head.len;
+            (head.name_len == name.len() && head.inode != 0 && bytes.is(at + HEAD, name)).then_some(())
+        });
+        match exists {
+            Walked::Answer(()) => Err(Error::Exists),
+            Walked::End => Ok(room),
+            Walked::Damage => Err(what_is_wrong(blocks, number)),
         }
-        Ok(None)
-    })
+    }
 }
 
 /// The first room in a block for an entry of this name.
@@ -117,24 +219,5 @@ pub(super) fn find(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<
 /// # Errors
 /// [`Error::Exists`] if it has the name.
 pub(super) fn room(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<Option<Room>, Error> {
-    let (max_inode, need) = (blocks.max_inode(), needed(name.len()));
-    with_window(blocks, number, |window| {
-        let (mut at, mut room) = (0, None);
-        while at < window.len() {
-            let head = Head::of(window.array::<HEAD>(at));
-            if !head.is_good(window.len() - at, max_inode) {
-                return Err(what_is_wrong(blocks, number));
-            }
-            let used = if head.inode == 0 { 0 } else { needed(head.name_len) };
-            if head.name_len == name.len() && head.inode != 0 && window.is(at + HEAD, name) {
-                return Err(Error::Exists);
-            }
-            if room.is_none() && head.len - used >= need {
-                let before = (head.inode != 0).then_some((at, used));
-                room = Some(Room { block: number, at: at + used, len: head.len - used, before });
-            }
-            at += head.len;
-        }
-        Ok(room)
-    })
+    look(blocks, number, FindRoom(Find { blocks, number, name }))
 }

@@ -1,7 +1,7 @@
 //! A table of an index: hashes and the blocks they lead to.
 
 use super::super::DirBlocks;
-use super::super::scan::{self, Window};
+use super::super::scan::{self, Bytes, Window};
 use super::Slot;
 use crate::error::Error;
 
