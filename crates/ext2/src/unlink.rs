@@ -76,8 +76,10 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(Error::Busy);
         }
         let mut raw = self.raw_inode(number)?;
-        // A time that is not 0 says that the inode is free.
-        raw.set_dtime(u32::try_from(self.env.now().seconds).unwrap_or(0).max(1));
+        // A time that is not 0 says that the inode is free. To e2fsck a small number is not a time but the next inode of a
+        // list.
+        let now = u32::try_from(self.env.now().seconds).unwrap_or(0);
+        raw.set_dtime(now.max(self.geometry.inodes));
         let attributes = raw.attribute_block();
         let has_blocks = match inode.kind {
             Kind::Regular | Kind::Directory => true,
