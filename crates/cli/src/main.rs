@@ -25,7 +25,8 @@ use crate::output::{Output, Paint};
 #[derive(Parser)]
 #[command(name = "xip", version, after_help = TOP_HELP, disable_help_subcommand = true)]
 pub(crate) struct Cli {
-    /// Say on standard error what is done, with counts and times (-vv: in detail). `XIP_LOG` takes a filter instead
+    /// Say on standard error what is done, with counts and times (-vv: in detail, -vvv: every request to the mount). `XIP_LOG`
+    /// takes a filter instead
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -64,7 +65,8 @@ fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
-        _ => "debug",
+        2 => "debug",
+        _ => "trace",
     };
     let wanted = std::env::var("XIP_LOG").ok().filter(|filter| !filter.is_empty());
     let (filter, refused) = match wanted.map(EnvFilter::try_new) {

@@ -4,7 +4,9 @@
 //! What the kernel may keep: everything, for ever, since nothing can change. Entries, also those that do not exist, and
 //! attributes get the longest time to live; directories and symbolic links are cached. Bytes of files are the
 //! exception: `FOPEN_DIRECT_IO` keeps reads out of the page cache, where they would be a second copy, and
-//! `FUSE_DIRECT_IO_ALLOW_MMAP` lets such files be mapped all the same.
+//! `FUSE_DIRECT_IO_ALLOW_MMAP` lets such files be mapped all the same. What the kernel itself opens to execute it is kept:
+//! it reads the headers, a page or two, several times at each start, and maps the rest; and a mapping of a file that is
+//! read past the page cache would drop what is there.
 
 use crate::error::Error;
 use crate::session::ServeOptions;
@@ -28,6 +30,9 @@ use xip::{File, Kind, Metadata};
 
 /// For ever: the kernel saturates it.
 const TTL: Duration = Duration::MAX;
+
+/// The kernel's `FMODE_EXEC`, among the flags of an open: `execve` opens the program, or its interpreter.
+const FOR_EXEC: i32 = 0x20;
 
 /// The most that the kernel asks for in one read is 1 MiB; a buffer this large is kept by each thread that needs one.
 const MOST_KEPT: usize = 1 << 20;
@@ -121,6 +126,7 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        tracing::trace!(parent = parent.0, ?name, "lookup");
         match self.tree.lookup(parent.0, name) {
             Ok(Some(found)) => reply.entry(&TTL, &attr(&found, found.id), generation(&found)),
             // Node 0: the kernel remembers that there is no such name.
@@ -130,6 +136,7 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        tracing::trace!(ino = ino.0, "getattr");
         match self.tree.attributes(ino.0) {
             Ok(found) => reply.attr(&TTL, &attr(&found, found.ino)),
             Err(errno) => reply.error(Errno::from_i32(errno)),
@@ -137,6 +144,7 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        tracing::trace!(ino = ino.0, "readlink");
         let target = self.tree.inode_no(ino.0).and_then(|number| {
             let number = number.ok_or(rustix::io::Errno::INVAL.raw_os_error())?;
             self.tree.volume.inodes().read_link(number).map_err(|error| error.errno())
@@ -148,11 +156,12 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        tracing::trace!(ino = ino.0, flags = format_args!("{:#x}", flags.0), "open");
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::from_i32(EROFS));
         }
         let mut how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        if self.direct {
+        if self.direct && flags.0 & FOR_EXEC == 0 {
             how |= FopenFlags::FOPEN_DIRECT_IO;
         }
         match self.open_file(ino) {
@@ -164,7 +173,7 @@ impl Filesystem for Server {
     fn read(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -172,6 +181,7 @@ impl Filesystem for Server {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        tracing::trace!(ino = ino.0, offset, size, "read");
         let Some(file) = self.file(handle) else { return reply.data(&[]) };
         let left = file.len().saturating_sub(offset).min(size.into());
         // At most `size`, which has 32 bits.
@@ -198,13 +208,14 @@ impl Filesystem for Server {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
+        tracing::trace!(ino = ino.0, "release");
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
         reply.ok();
     }
@@ -215,6 +226,7 @@ impl Filesystem for Server {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        tracing::trace!(ino = ino.0, offset, "readdir");
         let read = self.tree.read_dir(ino.0, offset, &mut |entry| {
             // The kernel wants a type; programs that care ask the inode when the directory does not know.
             let kind = match entry.kind {
@@ -230,6 +242,7 @@ impl Filesystem for Server {
     }
 
     fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        tracing::trace!(ino = ino.0, offset, "readdirplus");
         let read = self.tree.read_dir(ino.0, offset, &mut |entry| {
             let found = self.tree.attributes(entry.id)?;
             // The kernel makes nodes of all but the dots, which are only shown.
@@ -263,6 +276,7 @@ impl Filesystem for Server {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        tracing::trace!(ino = ino.0, ?name, "getxattr");
         let value = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattr(number, name.as_bytes()).map_err(|error| error.errno()),
             None => Ok(None),
@@ -275,6 +289,7 @@ impl Filesystem for Server {
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        tracing::trace!(ino = ino.0, "listxattr");
         let names = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattrs(number).map_err(|error| error.errno()),
             None => Ok(Vec::new()),

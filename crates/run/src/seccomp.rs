@@ -31,16 +31,19 @@ pub(crate) enum Stop {
     Remap,
     /// `ptrace`.
     Ptrace,
-    /// `pidfd_getfd`, which could take a descriptor from a thread that is stopped by the runner.
-    TakeFd,
-    /// A program puts itself under a filter of its own, which calls of ours would have to pass.
+    /// A program puts itself under a filter of its own, which calls of ours would have to pass, or into a user namespace of
+    /// its own, where it could look at others of its kind.
     Sandbox,
+    /// A thread is about to start another that uses its memory.
+    Share,
+    /// A thread changes who may look at its process: only under [`shield`].
+    Dumpable,
 }
 
 impl Stop {
     pub(crate) fn from_data(data: u64) -> Option<Self> {
         use Stop::*;
-        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, TakeFd, Sandbox];
+        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable];
         all.into_iter().find(|&stop| stop as u64 == data)
     }
 }
@@ -60,11 +63,15 @@ enum To {
     Mremap32,
     Remap,
     Ptrace,
-    TakeFd,
     Seccomp,
     Prctl,
+    Unshare,
+    SetNs,
     Sandbox,
     Clone,
+    Clone32,
+    Share,
+    Untraced,
     NoCall,
     Injected,
     Magic,
@@ -91,6 +98,12 @@ impl Filter {
     /// Loads a word of the kernel's `seccomp_data`.
     fn load(&mut self, offset: u32) {
         self.put(BPF_LD | BPF_W | BPF_ABS, offset, To::Next, To::Next);
+    }
+
+    /// Loads what is the cookie in calls of ours.
+    fn cookie(&mut self) {
+        self.load(high(4));
+        self.put(BPF_ALU | BPF_AND | BPF_K, !1, To::Next, To::Next);
     }
 
     fn when(&mut self, compare: u32, value: u32, yes: To, no: To) {
@@ -121,6 +134,9 @@ impl Filter {
     }
 }
 
+/// Has system calls of the program end in signals, also ours.
+const PR_SET_SYSCALL_USER_DISPATCH: u32 = 59;
+
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const fn low(argument: u32) -> u32 {
@@ -130,8 +146,35 @@ const fn high(argument: u32) -> u32 {
     low(argument) + 4
 }
 
+/// The second filter, for threads that share their memory: none of them changes who may look at the process (`prctl`
+/// with `PR_SET_DUMPABLE`) while a helper of the runner's has the segment's descriptor. Filters outlive the program: in one
+/// that is alone our page of code makes the process undumpable, which is no harm in any, and with a stop dumpable again.
+pub(crate) fn shield(cookie: u32) -> Vec<sock_filter> {
+    let mut f = Filter::default();
+    f.load(ARCH);
+    f.when(BPF_JEQ, ARCH_I386, To::Next, To::Native);
+    f.load(NUMBER);
+    f.when(BPF_JEQ, 172, To::Prctl, To::Allow);
+    f.label(To::Native);
+    f.load(NUMBER);
+    f.put(BPF_ALU | BPF_AND | BPF_K, !X32, To::Next, To::Next);
+    f.when(BPF_JEQ, 157, To::Prctl, To::Allow);
+    f.label(To::Prctl);
+    f.load(low(0));
+    f.when(BPF_JEQ, libc::PR_SET_DUMPABLE.cast_unsigned(), To::Next, To::Allow);
+    f.load(low(1));
+    f.when(BPF_JEQ, 0, To::Next, To::Share);
+    f.cookie();
+    f.when(BPF_JEQ, cookie, To::Allow, To::Next);
+    f.label(To::Share);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Dumpable as u32);
+    f.label(To::Allow);
+    f.ret(libc::SECCOMP_RET_ALLOW);
+    f.finish()
+}
+
 /// The filter. Calls that the runner has a thread make carry `cookie` in the upper half of their fifth argument, where
-/// no call that is used so looks at it. It is no secret: who uses it gains nothing.
+/// no call that is used so looks at it. It is no secret: who uses it gains nothing. Its lowest bit is 0, and in a call 0 or 1.
 pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     let mut f = Filter::default();
     // io_uring could read from a descriptor of ours while its thread is stopped; clone3 hides its flags in memory. Both
@@ -147,10 +190,11 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JEQ, 163, To::Mremap32, To::Next);
     f.when(BPF_JEQ, 257, To::Remap, To::Next);
     f.when(BPF_JEQ, 26, To::Ptrace, To::Next);
-    f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
     f.when(BPF_JEQ, 354, To::Seccomp, To::Next);
     f.when(BPF_JEQ, 172, To::Prctl, To::Next);
-    f.when(BPF_JEQ, 120, To::Clone, To::Next);
+    f.when(BPF_JEQ, 310, To::Unshare, To::Next);
+    f.when(BPF_JEQ, 346, To::SetNs, To::Next);
+    f.when(BPF_JEQ, 120, To::Clone32, To::Next);
     f.when(BPF_JEQ, 386, To::NoCall, To::Next);
     absent(&mut f);
     f.when(BPF_JEQ, 0, To::Allow, To::Allow);
@@ -163,9 +207,10 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
         f.when(BPF_JEQ, 216, To::Remap, To::Next);
         f.when(BPF_JEQ, 101, To::Ptrace, To::Next);
         f.when(BPF_JEQ, 521, To::Ptrace, To::Next); // x32's own number
-        f.when(BPF_JEQ, 438, To::TakeFd, To::Next);
         f.when(BPF_JEQ, 317, To::Seccomp, To::Next);
         f.when(BPF_JEQ, 157, To::Prctl, To::Next);
+        f.when(BPF_JEQ, 272, To::Unshare, To::Next);
+        f.when(BPF_JEQ, 308, To::SetNs, To::Next);
         f.when(BPF_JEQ, 56, To::Clone, To::Next);
         f.when(BPF_JEQ, 334, To::NoCall, To::Next);
         absent(f);
@@ -175,7 +220,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JEQ, 0, To::Ours, To::Next);
     f.when(BPF_JGE, 1024, To::Next, To::Allow);
     f.label(To::Ours);
-    f.load(high(4));
+    f.cookie();
     f.when(BPF_JEQ, cookie, To::Next, To::OtherNumber);
     f.load(NUMBER);
     f.when(BPF_JEQ, MAGIC, To::Magic, To::Injected);
@@ -191,7 +236,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.label(To::Mmap32Old);
     f.ret(libc::SECCOMP_RET_TRACE | Stop::Mmap32 as u32);
     f.label(To::Mmap);
-    f.load(high(4));
+    f.cookie();
     f.when(BPF_JEQ, cookie, To::Allow, To::Next);
     f.load(low(3));
     f.when(BPF_JSET, libc::MAP_ANONYMOUS.cast_unsigned(), To::Allow, To::Next);
@@ -200,18 +245,34 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.trace(To::Mremap32, Stop::Mremap32);
     f.trace(To::Remap, Stop::Remap);
     f.trace(To::Ptrace, Stop::Ptrace);
-    f.trace(To::TakeFd, Stop::TakeFd);
     f.label(To::Seccomp);
     f.load(low(0));
     // The modes: strict and filter. The rest only asks.
     f.when(BPF_JGT, libc::SECCOMP_SET_MODE_FILTER, To::Allow, To::Sandbox);
     f.label(To::Prctl);
     f.load(low(0));
-    f.when(BPF_JEQ, libc::PR_SET_SECCOMP.cast_unsigned(), To::Sandbox, To::Allow);
+    f.when(BPF_JEQ, libc::PR_SET_SECCOMP.cast_unsigned(), To::Sandbox, To::Next);
+    f.when(BPF_JEQ, PR_SET_SYSCALL_USER_DISPATCH, To::Sandbox, To::Allow);
+    f.label(To::SetNs);
+    f.load(low(1));
+    f.when(BPF_JEQ, 0, To::Sandbox, To::Next);
+    f.when(BPF_JSET, libc::CLONE_NEWUSER.cast_unsigned(), To::Sandbox, To::Allow);
+    f.label(To::Unshare);
+    f.load(low(0));
+    f.when(BPF_JSET, libc::CLONE_NEWUSER.cast_unsigned(), To::Sandbox, To::Allow);
     f.trace(To::Sandbox, Stop::Sandbox);
     f.label(To::Clone);
     f.load(low(0));
+    f.put(BPF_ALU | BPF_AND | BPF_K, (libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned(), To::Next, To::Next);
+    f.when(BPF_JEQ, libc::CLONE_VM.cast_unsigned(), To::Share, To::Clone32);
+    f.label(To::Share);
+    f.load(low(0));
+    f.when(BPF_JSET, libc::CLONE_UNTRACED.cast_unsigned(), To::Untraced, To::Next);
+    f.ret(libc::SECCOMP_RET_TRACE | Stop::Share as u32);
+    f.label(To::Clone32);
+    f.load(low(0));
     f.when(BPF_JSET, libc::CLONE_UNTRACED.cast_unsigned(), To::Next, To::Allow);
+    f.label(To::Untraced);
     f.ret(libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned());
     f.label(To::NoCall);
     f.ret(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
@@ -232,7 +293,10 @@ mod tests {
 
     /// What the filter says: the kernel's machine, as far as the filter uses it.
     fn judge(arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
-        let filter = filter(COOKIE);
+        run(&filter(COOKIE), arch, number, arguments)
+    }
+
+    fn run(filter: &[sock_filter], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let word = |offset: u32| match offset {
             NUMBER => number,
             ARCH => arch,
@@ -312,7 +376,6 @@ mod tests {
     fn what_could_show_more_of_the_segment_stops() {
         assert_eq!(native(216, [0; 6]), stop(Stop::Remap));
         assert_eq!(judge(ARCH_I386, 257, [0; 6]), stop(Stop::Remap));
-        assert_eq!(native(438, [0; 6]), stop(Stop::TakeFd));
         assert_eq!(native(101, [0; 6]), stop(Stop::Ptrace));
     }
 
@@ -327,11 +390,49 @@ mod tests {
         assert_eq!(native(334, [0; 6]), refused(libc::ENOSYS));
         assert_eq!(native(334 | X32, [0; 6]), refused(libc::ENOSYS));
         assert_eq!(judge(ARCH_I386, 386, [0; 6]), refused(libc::ENOSYS));
-        for (flags, expected) in [(0x0080_0011, refused(libc::EPERM)), (0x11, ALLOW), (0x003d_0f00, ALLOW)] {
+        for (flags, expected) in [(0x0080_0011, refused(libc::EPERM)), (0x0080_0111, refused(libc::EPERM)), (0x11, ALLOW)] {
             assert_eq!(native(56, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(native(56 | X32, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(judge(ARCH_I386, 120, [flags, 0, 0, 0, 0, 0]), expected);
         }
+    }
+
+    #[test]
+    fn who_shares_memory_stops_and_who_borrows_it_does_not() {
+        for (flags, expected) in [(0x003d_0f00, stop(Stop::Share)), (0x111, stop(Stop::Share)), (0x4111, ALLOW)] {
+            assert_eq!(native(56, [flags, 0, 0, 0, 0, 0]), expected, "{flags:#x}");
+            assert_eq!(native(56 | X32, [flags, 0, 0, 0, 0, 0]), expected, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn under_the_shield_nobody_becomes_dumpable_unseen() {
+        let shielded = |arch, number, arguments| run(&shield(COOKIE), arch, number, arguments);
+        let ours = u64::from(COOKIE) << 32;
+        for (arguments, expected) in [
+            ([4, 1, 0, 0, 0, 0], stop(Stop::Dumpable)),
+            ([4, 0, 0, 0, 0, 0], stop(Stop::Dumpable)),
+            ([4, 1, 0, 0, ours, 0], stop(Stop::Dumpable)),
+            ([4, 0, 0, 0, ours, 0], ALLOW),
+            ([4, 0, 0, 0, ours | 1 << 32, 0], ALLOW),
+            ([3, 0, 0, 0, 0, 0], ALLOW),
+        ] {
+            assert_eq!(shielded(ARCH_X86_64, 157, arguments), expected, "{arguments:x?}");
+            assert_eq!(shielded(ARCH_X86_64, 157 | X32, arguments), expected, "{arguments:x?}");
+            assert_eq!(shielded(ARCH_I386, 172, arguments), expected, "{arguments:x?}");
+        }
+        assert_eq!(shielded(ARCH_X86_64, 172, [4, 1, 0, 0, 0, 0]), ALLOW);
+    }
+
+    #[test]
+    fn a_user_namespace_of_its_own_stops() {
+        for (flags, expected) in [(0x1000_0000, stop(Stop::Sandbox)), (0x0002_0000, ALLOW)] {
+            assert_eq!(native(272, [flags, 0, 0, 0, 0, 0]), expected);
+            assert_eq!(judge(ARCH_I386, 310, [flags, 0, 0, 0, 0, 0]), expected);
+            assert_eq!(native(308, [3, flags, 0, 0, 0, 0]), expected);
+            assert_eq!(judge(ARCH_I386, 346, [3, flags, 0, 0, 0, 0]), expected);
+        }
+        assert_eq!(native(308, [3, 0, 0, 0, 0, 0]), stop(Stop::Sandbox));
     }
 
     #[test]
@@ -341,6 +442,7 @@ mod tests {
             assert_eq!(judge(ARCH_I386, 354, [operation, 0, 0, 0, 0, 0]), expected);
         }
         assert_eq!(native(157, [22, 1, 0, 0, 0, 0]), stop(Stop::Sandbox));
+        assert_eq!(native(157, [59, 1, 0, 0, 0, 0]), stop(Stop::Sandbox));
         assert_eq!(native(157, [4, 1, 0, 0, 0, 0]), ALLOW);
         assert_eq!(judge(ARCH_I386, 172, [22, 2, 0, 0, 0, 0]), stop(Stop::Sandbox));
     }

@@ -7,7 +7,9 @@ use crate::namespace::{Building, Failed, Tree};
 use crate::options::Options;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, capabilities, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -166,10 +168,24 @@ fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> 
     drop(tree);
 
     if let Some(filter) = &plan.filter {
+        cannot_look_at_others().map_err(|error| ("give up a capability".into(), error))?;
         let listener = sys::install_filter(filter).map_err(Failure::Tracing)?;
         tell(channel, &[says::FILTERED], &[&listener])?;
     }
     Ok(())
+}
+
+/// The program, and what it starts, shall not be able to open descriptors of a process that is undumpable, as those are
+/// which have the segment's for a moment: for ever without the capability for that, also as root of the user namespace.
+fn cannot_look_at_others() -> io::Result<()> {
+    const PTRACE: CapabilitySet = CapabilitySet::SYS_PTRACE;
+    set_no_new_privs(true)?;
+    remove_capability_from_bounding_set(PTRACE)?;
+    let mut held = capabilities(None)?;
+    for set in [&mut held.effective, &mut held.permitted, &mut held.inheritable] {
+        set.remove(PTRACE);
+    }
+    Ok(set_capabilities(None, held)?)
 }
 
 /// Sends, and waits until the runner says to go on.

@@ -1,209 +1,296 @@
 //! System calls that a stopped thread makes for the runner.
 //!
-//! A thread that stands before a system call, in a seccomp stop, is given another call to make, and the address of
-//! a `syscall` instruction to come back to; its fifth argument carries the cookie. So it makes the call, comes
-//! back, makes a call whose number is the result of the first, and stands in a seccomp stop again, where the result is
-//! read and the next call given. One stop for each call, no signals, and at the end everything is as it was. Calls that
-//! can be interrupted are looked at when they end, before the kernel makes them again.
+//! A thread that stands before a system call, in a seccomp stop, is given another call to make, and a place in our page of
+//! code ([`super::stub`]) to come back to; its fifth argument carries the cookie. There it makes a call that does not
+//! exist, and so stands in a seccomp stop again, where the result is read and the next call given. One stop for each call,
+//! no signals, and at the end everything is as it was.
 //!
-//! Where the thread's process has our page of code ([`super::stub`]), all mappings are made in one go.
+//! The segment's descriptor comes by a call of that page which the filter turns into a notification; the runner's answer
+//! puts the descriptor into the thread's table. That is done only where nobody else can get at it meanwhile:
 //!
-//! The segment's descriptor comes by such a call too, [`MAGIC`], which the filter turns into a notification; the
-//! runner's answer puts the descriptor into the thread's table. It is closed before the thread goes on. Where other
-//! threads share the table they could use it in between, so there a helper thread with a table of its own makes the calls.
+//! * a thread that is alone, with memory and descriptors that no other uses, is sent off to map and to go on by itself.
+//!   While it has the descriptor its process is undumpable, which keeps other processes out of `/proc/TID/fd`;
+//! * else a helper, a process with the caller's memory and a copy of its descriptors, does it and ends, before anything
+//!   else is served. Threads of the program could make the memory dumpable again meanwhile; the second filter
+//!   ([`crate::seccomp::shield`]), which they are under, has them wait for the runner instead.
 
-use super::Tracer;
-use super::stub::{self, Entry};
+use super::stub::{self, At, Entry, PR_GET_DUMPABLE, Script, Slot};
 use super::sys::{self, EVENT_STOP, Gone, Registers, Result, Status};
+use super::{Ride, Tracer};
+use crate::place::Piece;
 use crate::seccomp::{MAGIC, Stop};
 use libc::pid_t;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 
+/// A mapping to make, the file it is of, and what of the file.
+pub(super) type Work = (Entry, u64, Piece);
+
+fn entries(work: &[Work]) -> Vec<Entry> {
+    work.iter().map(|&(entry, ..)| entry).collect()
+}
+
 /// A thread that makes calls for us.
 pub(super) struct Injection<'t, 'a> {
     pub(super) tracer: &'t mut Tracer<'a>,
-    /// Who makes the calls.
+    /// Who makes the calls: the program's thread or its helper.
     thread: pid_t,
-    /// The program's thread, if that is another one.
-    caller: Option<pid_t>,
+    /// Where our page is in its memory.
+    page: u64,
+    /// The program's.
     saved: Registers,
     blocked: u64,
-    /// Address of a `syscall` instruction.
-    instruction: u64,
     /// The thread was seen in a group-stop, to which it must return.
     stopped: bool,
 }
 
-/// `syscall` has two bytes; a thread before a system call stands behind it.
-const INSTRUCTION_BYTES: u64 = 2;
-
 impl<'t, 'a> Injection<'t, 'a> {
     /// On a thread in a seccomp stop.
-    pub(super) fn at_call(tracer: &'t mut Tracer<'a>, thread: pid_t, saved: Registers) -> Result<Self> {
+    pub(super) fn at_call(tracer: &'t mut Tracer<'a>, thread: pid_t, page: u64, saved: Registers) -> Result<Self> {
         let blocked = sys::blocked_signals(thread)?;
         sys::block_signals(thread, !0)?;
-        let instruction = saved.rip.wrapping_sub(INSTRUCTION_BYTES);
-        Ok(Self { tracer, thread, caller: None, saved, blocked, instruction, stopped: false })
+        Ok(Self { tracer, thread, page, saved, blocked, stopped: false })
     }
 
-    /// On a thread that is about to enter a new program.
+    /// On a thread that is about to enter a new program: gives it our page. `instruction` is the address of a `syscall`
+    /// instruction of its own. Also the page's descriptor there, still open. `None` when it cannot have the page; then it has gone on.
     pub(super) fn at_exec(
         tracer: &'t mut Tracer<'a>,
         thread: pid_t,
         saved: Registers,
         instruction: u64,
-    ) -> Result<Self> {
-        let blocked = sys::blocked_signals(thread)?;
-        sys::block_signals(thread, !0)?;
-        let mut this = Self { tracer, thread, caller: None, saved, blocked, instruction, stopped: false };
-        this.enter()?;
-        Ok(this)
+    ) -> Result<Option<(Self, u32)>> {
+        let mut this = Self::at_call(tracer, thread, 0, saved)?;
+        // Back to that same instruction after each call, with the result as the number of a call that is none.
+        let nothing = u64::from(MAGIC) + 1;
+        let come_back = Registers { rip: instruction, r8: this.cookie(), rax: nothing, orig_rax: u64::MAX, ..saved };
+        sys::set_registers(thread, &come_back)?;
+        sys::resume(thread, 0)?;
+        this.wait_injected()?;
+        let stub = this.tracer.stub.clone();
+        sys::set_registers(thread, &Registers { orig_rax: MAGIC.into(), ..come_back })?;
+        sys::resume(thread, 0)?;
+        let fd = this.answer_notification(stub.borrow().fd(), Some(nothing.cast_signed()))?;
+        this.wait_injected()?;
+        let Some(fd) = fd else {
+            this.finish(None)?;
+            return Ok(None);
+        };
+        let map = Registers {
+            orig_rax: libc::SYS_mmap.cast_unsigned(),
+            rdi: 0,
+            rsi: stub::SIZE,
+            rdx: (libc::PROT_READ | libc::PROT_EXEC).cast_unsigned().into(),
+            r10: libc::MAP_SHARED.cast_unsigned().into(),
+            r8: this.cookie() | u64::from(fd),
+            r9: 0,
+            ..come_back
+        };
+        sys::set_registers(thread, &map)?;
+        sys::resume(thread, 0)?;
+        this.wait_injected()?;
+        let page = sys::registers(thread)?.orig_rax;
+        if page.cast_signed() <= 0 {
+            let close = libc::SYS_close.cast_unsigned();
+            sys::set_registers(thread, &Registers { orig_rax: close, rdi: fd.into(), ..come_back })?;
+            sys::resume(thread, 0)?;
+            this.wait_injected()?;
+            this.finish(None)?;
+            return Ok(None);
+        }
+        this.page = page;
+        Ok(Some((this, fd)))
     }
 
-    /// As [`Injection::at_call`], by a helper with a table of descriptors of its own. `None` when no helper can be had:
-    /// then the thread has gone on with its own call.
-    pub(super) fn by_helper(tracer: &'t mut Tracer<'a>, caller: pid_t, saved: Registers) -> Result<Option<Self>> {
-        const FLAGS: i32 =
-            libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_FS | libc::CLONE_SYSVSEM;
-        let mut this = Self::at_call(tracer, caller, saved)?;
-        let helper = loop {
-            this.set_call(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0])?;
-            sys::resume_to_syscall(caller)?;
-            match this.next_stop()? {
-                Status::Event(libc::PTRACE_EVENT_CLONE, _) => {
-                    break pid_t::try_from(sys::event_message(caller)?).map_err(|_| Gone)?;
-                }
-                Status::Syscall if this.interrupted()? => this.enter()?,
-                Status::Syscall => {
-                    this.enter()?;
-                    sys::set_registers(caller, &saved)?;
-                    this.release(caller)?;
-                    return Ok(None);
-                }
-                other => return this.unexpected(other),
-            }
-        };
-        // The caller waits at the end of its call.
-        sys::resume_to_syscall(caller)?;
-        match this.next_stop()? {
-            Status::Syscall => {}
-            other => return this.unexpected(other),
-        }
-        this.caller = Some(caller);
-        this.thread = helper;
-        this.wait_injected()?;
-        Ok(Some(this))
+    pub(super) fn thread(&self) -> pid_t {
+        self.thread
+    }
+
+    pub(super) fn page(&self) -> u64 {
+        self.page
     }
 
     fn cookie(&self) -> u64 {
         u64::from(self.tracer.cookie) << 32
     }
 
-    fn set_call(&mut self, number: i64, arguments: [u64; 6]) -> Result<()> {
+    /// The registers of a thread that makes a call in the page, and goes on at `then`.
+    fn calling(&self, number: i64, arguments: [u64; 6], then: At) -> Registers {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         let r8 = self.cookie() | r8 & 0xffff_ffff;
-        let (orig_rax, rip) = (number.cast_unsigned(), self.instruction);
-        sys::set_registers(self.thread, &Registers { orig_rax, rip, rdi, rsi, rdx, r10, r8, r9, ..self.saved })
+        let (orig_rax, rip) = (number.cast_unsigned(), self.page + then.offset());
+        Registers { orig_rax, rip, rdi, rsi, rdx, r10, r8, r9, ..self.saved }
     }
 
     /// Makes a system call; its result, negative for an error. Of the fifth argument only the lower half is used.
     pub(super) fn call(&mut self, number: i64, arguments: [u64; 6]) -> Result<i64> {
-        self.set_call(number, arguments)?;
+        sys::set_registers(self.thread, &self.calling(number, arguments, At::Said))?;
         sys::resume(self.thread, 0)?;
         self.wait_injected()?;
-        Ok(sys::registers(self.thread)?.orig_rax.cast_signed())
+        Ok(sys::registers(self.thread)?.r9.cast_signed())
     }
 
-    /// From anywhere outside of a call: to a stop before the next one.
-    fn enter(&mut self) -> Result<()> {
-        let (rip, r8) = (self.instruction, self.cookie());
-        let nothing = Registers { rip, r8, rax: u64::from(MAGIC) + 1, orig_rax: u64::MAX, ..self.saved };
-        sys::set_registers(self.thread, &nothing)?;
+    /// Maps pieces of the segment and waits for it; how many were mapped, and what the last call returned.
+    pub(super) fn map(&mut self, work: &[Work], first: At) -> Result<(usize, i64)> {
+        let script = Script::new(self.page).map(&entries(work)).stop();
+        let rsp = self.tracer.stub.borrow().write(&Slot::WAITED_FOR, &script).map_err(|_| Gone)?;
+        let call = self.calling(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0], first);
+        sys::set_registers(self.thread, &Registers { rsp, ..call })?;
         sys::resume(self.thread, 0)?;
-        self.wait_injected()
-    }
-
-    /// Whether the call that the thread is at the end of is one that the kernel would have it make again: behind our
-    /// back, and by going back one instruction from where we sent it.
-    fn interrupted(&self) -> Result<bool> {
-        let result = sys::registers(self.thread)?.rax.cast_signed();
-        // ERESTARTSYS and its like.
-        Ok((-516..=-512).contains(&result))
-    }
-
-    /// Gives the thread a descriptor of the runner's; its number, or a negative error.
-    pub(super) fn give(&mut self, fd: BorrowedFd<'_>) -> Result<i64> {
-        loop {
-            self.set_call(MAGIC.into(), [0; 6])?;
-            sys::resume_to_syscall(self.thread)?;
-            let answered = self.answer_notification(fd)?;
-            if answered {
-                match self.next_stop()? {
-                    Status::Syscall => {}
-                    other => return self.unexpected(other),
-                }
-            }
-            let result = sys::registers(self.thread)?.rax.cast_signed();
-            self.enter()?;
-            if answered {
-                return Ok(result);
-            }
-        }
-    }
-
-    /// Maps `entries` of the segment by the page of code at `stub`, and closes the descriptor; how many were mapped, and
-    /// what the last mapping returned.
-    pub(super) fn stitch(&mut self, stub: u64, entries: &[Entry]) -> Result<(usize, i64)> {
-        let table = self.tracer.stub.fill(entries).map_err(|_| Gone)?;
-        let (r8, r12) = (self.cookie(), self.cookie());
-        let (rip, rbx, rbp) = (stub + stub::ENTER, stub + table, entries.len() as u64);
-        let enter = Registers { orig_rax: MAGIC.into(), rip, rbx, rbp, r8, r12, r13: 0, ..self.saved };
-        sys::set_registers(self.thread, &enter)?;
-        sys::resume(self.thread, 0)?;
-        if !self.answer_notification(self.tracer.segment)? {
-            return Err(Gone);
-        }
+        self.answer_notification(self.tracer.segment, None)?;
         self.wait_injected()?;
         let after = sys::registers(self.thread)?;
-        let left = usize::try_from(after.rbp & 0xffff_ffff).unwrap_or(0).min(entries.len());
-        Ok((entries.len() - left, after.r13.cast_signed()))
+        let result = after.r9.cast_signed();
+        let done = if (-4095..0).contains(&result) { stub::mapped(rsp, &after) } else { work.len() };
+        Ok((done, result))
+    }
+
+    /// Sends the thread, which is alone, off to map entries of the segment and to go on with `result` as the result of
+    /// its call, or with that of the last mapping. When it cannot do all of it, it stops: see [`Tracer::stranded`].
+    pub(super) fn send_off(self, work: Vec<Work>, slot: Slot, result: Option<u64>) -> Result<()> {
+        let script = Script::new(self.page).map(&entries(&work)).leave(&self.saved, self.blocked, result);
+        let call = self.calling(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0], At::Alone);
+        self.send(call, &script, work, slot, result)
+    }
+
+    /// The same for one that enters a new program: it also closes the page's descriptor, and seals the page.
+    pub(super) fn send_off_to_program(self, fd: u32, work: Vec<Work>, slot: Slot) -> Result<()> {
+        let mut script = Script::new(self.page);
+        if self.tracer.stub.borrow().sealable {
+            script = script.call(libc::SYS_mseal, [self.page, stub::SIZE, 0]);
+        }
+        if !work.is_empty() {
+            script = script.borrow_alone(&entries(&work));
+        }
+        let script = script.leave(&self.saved, self.blocked, Some(self.saved.rax));
+        let call = self.calling(libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0], At::Script);
+        let result = Some(self.saved.rax);
+        self.send(call, &script, work, slot, result)
+    }
+
+    fn send(
+        mut self,
+        call: Registers,
+        script: &Script,
+        work: Vec<Work>,
+        slot: Slot,
+        result: Option<u64>,
+    ) -> Result<()> {
+        let borrows = !work.is_empty();
+        let start = self.tracer.stub.borrow().write(&slot, script).map_err(|_| Gone)?;
+        let (saved, blocked, page) = (self.saved, self.blocked, self.page);
+        let ride = Ride { saved, blocked, page, slot, first: start + script.before_entries(), work, result };
+        if let Some(known) = self.tracer.threads.get_mut(&self.thread) {
+            known.ride = Some(ride);
+        }
+        sys::set_registers(self.thread, &Registers { rsp: start, ..call })?;
+        sys::resume(self.thread, 0)?;
+        if borrows {
+            self.answer_notification(self.tracer.segment, None)?;
+        }
+        if self.stopped { sys::interrupt(self.thread) } else { Ok(()) }
+    }
+
+    /// Has a helper do something: a process with the thread's memory and a copy of its descriptors. `None` when none can
+    /// be had, or somebody ended it.
+    pub(super) fn by_helper<T>(&mut self, what: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
+        const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SYSVSEM;
+        const SET: u64 = libc::PR_SET_DUMPABLE.unsigned_abs() as u64;
+        let caller = self.thread;
+        let dumpable = self.call(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0])? == 1;
+        if dumpable {
+            self.call(libc::SYS_prctl, [SET, 0, 0, 0, 0, 0])?;
+        }
+        let call = self.calling(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0], At::Said);
+        sys::set_registers(caller, &call)?;
+        sys::resume(caller, 0)?;
+        let helper = loop {
+            match self.next_stop()? {
+                Status::Event(libc::PTRACE_EVENT_CLONE, _) => {
+                    let helper = pid_t::try_from(sys::event_message(caller)?).map_err(|_| Gone)?;
+                    sys::resume(caller, 0)?;
+                    self.wait_injected()?;
+                    break Some(helper);
+                }
+                // Interrupted by a stop, and made again by the kernel: not as ours, for the filter.
+                Status::Event(libc::PTRACE_EVENT_SECCOMP, _)
+                    if Stop::from_data(sys::event_message(caller)?) == Some(Stop::Share) =>
+                {
+                    sys::resume(caller, 0)?;
+                }
+                other => {
+                    self.expect_injected(other)?;
+                    break None;
+                }
+            }
+        };
+        let mut done = None;
+        if let Some(helper) = helper {
+            // Its number where the program is.
+            let number = sys::registers(caller)?.r9;
+            self.thread = helper;
+            done = self.wait_injected().and_then(|()| what(self)).ok();
+            self.end_helper();
+            self.thread = caller;
+            self.call(libc::SYS_wait4, [number, 0, libc::__WALL.cast_unsigned().into(), 0, 0, 0])?;
+        }
+        if dumpable {
+            self.call(libc::SYS_prctl, [SET, 1, 0, 0, 0, 0])?;
+        }
+        Ok(done)
+    }
+
+    /// It is dead when this returns.
+    fn end_helper(&mut self) {
+        // Killed and not asked to exit: it may stand anywhere by now.
+        sys::kill(self.thread, libc::SIGKILL);
+        while let Ok(status) = self.tracer.wait_for(self.thread) {
+            if matches!(status, Status::Exited(_) | Status::Killed(_)) {
+                break;
+            }
+        }
     }
 
     /// Everything as it was, but for the result of the program's call; the program goes on.
-    pub(super) fn finish(mut self, result: Option<i64>) -> Result<()> {
+    pub(super) fn finish(self, result: Option<i64>) -> Result<()> {
         let rax = result.map_or(self.saved.rax, i64::cast_unsigned);
-        let program = self.caller.unwrap_or(self.thread);
-        if self.caller.is_some() {
-            self.set_call(libc::SYS_exit, [0; 6])?;
-            sys::resume(self.thread, 0)?;
-            match self.next_stop()? {
-                Status::Exited(_) | Status::Killed(_) => {}
-                other => return self.unexpected(other),
-            }
-        }
         // No call is in progress any more: it is not made, and not restarted.
-        sys::set_registers(program, &Registers { orig_rax: u64::MAX, rax, ..self.saved })?;
-        self.release(program)
+        sys::set_registers(self.thread, &Registers { orig_rax: u64::MAX, rax, ..self.saved })?;
+        self.release()
     }
 
-    fn release(&self, program: pid_t) -> Result<()> {
-        sys::block_signals(program, self.blocked)?;
+    /// The program's own call is made as if nothing had been.
+    pub(super) fn make_own_call(self) -> Result<()> {
+        sys::set_registers(self.thread, &self.saved)?;
+        self.release()
+    }
+
+    fn release(&self) -> Result<()> {
+        sys::block_signals(self.thread, self.blocked)?;
         if self.stopped {
-            sys::interrupt(program)?;
+            sys::interrupt(self.thread)?;
         }
-        sys::resume(program, 0)
+        sys::resume(self.thread, 0)
     }
 
     /// Waits until the thread stands before its next call.
     fn wait_injected(&mut self) -> Result<()> {
-        match self.next_stop()? {
+        let status = self.next_stop()?;
+        self.expect_injected(status)
+    }
+
+    fn expect_injected(&mut self, status: Status) -> Result<()> {
+        match status {
             Status::Event(libc::PTRACE_EVENT_SECCOMP, _)
                 if Stop::from_data(sys::event_message(self.thread)?) == Some(Stop::Injected) =>
             {
                 Ok(())
             }
-            other => self.unexpected(other),
+            // The thread died, or another one has executed a program in its place: the tracer's affair.
+            other => {
+                self.tracer.queue.push_back((self.thread, other));
+                Err(Gone)
+            }
         }
     }
 
@@ -223,15 +310,9 @@ impl<'t, 'a> Injection<'t, 'a> {
         }
     }
 
-    /// The thread died, or another one has executed a program in its place: the tracer's affair.
-    fn unexpected<T>(&mut self, status: Status) -> Result<T> {
-        self.tracer.queue.push_back((self.thread, status));
-        Err(Gone)
-    }
-
-    /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. False when the
-    /// thread's call came to its end without: it was interrupted.
-    fn answer_notification(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
+    /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. With `value` that is
+    /// what its call returns; otherwise the number of the descriptor there, which is also what this gives.
+    fn answer_notification(&mut self, fd: BorrowedFd<'_>, value: Option<i64>) -> Result<Option<u32>> {
         // How long to wait for it before looking at the thread itself; less while things happen to the thread, such as
         // stops and continues, each of which ends its call and makes it anew.
         const QUIET: i64 = 20_000_000;
@@ -258,8 +339,10 @@ impl<'t, 'a> Injection<'t, 'a> {
                         sys::resume(self.thread, 0)?;
                     }
                     Some(Status::Signal(signal)) => sys::resume(self.thread, signal)?,
-                    Some(Status::Syscall) => return Ok(false),
-                    Some(other) => return self.unexpected(other),
+                    Some(other) => {
+                        self.tracer.queue.push_back((self.thread, other));
+                        return Err(Gone);
+                    }
                 }
                 continue;
             };
@@ -268,12 +351,15 @@ impl<'t, 'a> Injection<'t, 'a> {
                 let _ = sys::deny(listener, id, libc::ENOSYS);
                 continue;
             }
-            let answered = match sys::give_fd(listener, id, fd) {
-                Ok(_) => true,
-                Err(error) => sys::deny(listener, id, error.raw_os_error().unwrap_or(libc::EIO)).is_ok(),
+            let given = sys::give_fd(listener, id, fd, value.is_none());
+            let answered = match (&given, value) {
+                (Ok(_), None) => Ok(()),
+                (Ok(_), Some(value)) => sys::answer(listener, id, value),
+                (Err(_), Some(value)) => sys::answer(listener, id, value),
+                (Err(error), None) => sys::deny(listener, id, error.raw_os_error().unwrap_or(libc::EIO)),
             };
-            if answered {
-                return Ok(true);
+            if answered.is_ok() {
+                return Ok(given.ok().and_then(|fd| u32::try_from(fd).ok()));
             }
         }
     }

@@ -2,13 +2,13 @@
 
 use super::Tracer;
 use super::files::Found;
-use super::inject::Injection;
+use super::inject::{Injection, Work};
 use super::maps::{self, Mapping};
-use super::stub::{self, Entry};
+use super::stub::{self, At, Entry, Slot};
 use super::sys::{self, Registers, Result};
 use crate::place::{Piece, Plan, Request};
 use crate::report::Reason;
-use libc::{SYS_close, SYS_mmap, pid_t};
+use libc::{SYS_mmap, pid_t};
 use xip::PAGE_BYTES;
 
 /// A mapping that a thread makes, and what the segment has of it.
@@ -55,27 +55,43 @@ impl<'a> Tracer<'a> {
             self.count_left(ino, &plan);
             return sys::resume(thread, 0);
         }
-        let stub = self.stub_of(thread);
-        if !self.files_shared(thread) {
-            let injection = Injection::at_call(self, thread, registers)?;
-            return map(injection, &registers, ino, &plan, stub);
-        }
-        match Injection::by_helper(self, thread, registers)? {
-            Some(injection) => map(injection, &registers, ino, &plan, stub),
-            None => {
-                self.files.count_left(ino, Reason::Refused, len);
-                Ok(())
+        // A thread that is traced by itself, step by step, is not led anywhere.
+        const STEPS: u64 = 0x100;
+        let Some((page, alone)) = self.page_of(thread).filter(|_| registers.eflags & STEPS == 0) else {
+            self.files.count_left(ino, Reason::Refused, len);
+            return sys::resume(thread, 0);
+        };
+        let mut injection = Injection::at_call(self, thread, page, registers)?;
+        if let Some(work) = whole(&registers, ino, &plan) {
+            if alone && let Some(slot) = injection.tracer.take_slot() {
+                return injection.send_off(work, slot, None);
             }
+            let done = match alone {
+                true => Some(injection.map(&work, At::Alone)?),
+                false => injection.by_helper(|helper| helper.map(&work, At::Borrow))?,
+            };
+            if let Some((1, address)) = done {
+                injection.tracer.placed(ino, work[0].2);
+                return injection.finish(Some(address));
+            }
+            // The program's own call says what is wrong.
+            injection.tracer.files.count_left(ino, Reason::Refused, len);
+            return injection.make_own_call();
         }
-    }
-
-    /// Where the thread's process has our page of code.
-    fn stub_of(&self, thread: pid_t) -> Option<u64> {
-        self.threads.get(&thread)?.stub.filter(|&address| self.stub.is_at(thread, address))
+        // Populated through the mount it would fill the page cache.
+        let own = [registers.rdi, registers.rsi, registers.rdx, registers.r10 & !flag(libc::MAP_POPULATE), registers.r8, offset];
+        let address = injection.call(SYS_mmap, own)?;
+        if address < 0 && address > -4096 {
+            return injection.finish(Some(address));
+        }
+        injection.tracer.count_left(ino, &plan);
+        let flags = kind(&registers) | registers.r10 & KEPT;
+        let target = Target { ino, address: address.cast_unsigned(), prot: registers.rdx, flags };
+        over(injection, target.work(&plan), alone, address)
     }
 
     /// Takes note of a piece that was mapped.
-    fn placed(&mut self, ino: u64, piece: Piece) {
+    pub(super) fn placed(&mut self, ino: u64, piece: Piece) {
         self.files.count_in_place(ino, piece.len);
         let (first, end) = (piece.storage / PAGE_BYTES, (piece.storage + piece.len) / PAGE_BYTES);
         let known = self.placed.entry(first).or_insert((end, ino));
@@ -104,28 +120,31 @@ impl<'a> Tracer<'a> {
                 Found::Ours(ino) => work.push((mapping, ino, self.files.plan(ino, request(&mapping)))),
             }
         }
-        if work.iter().all(|(_, _, plan)| plan.pieces.is_empty()) {
-            work.iter().for_each(|(_, ino, plan)| self.count_left(*ino, plan));
+        if self.sandboxed(thread) || is_32_bit(&registers) {
             return sys::resume(thread, 0);
         }
-        let Some(instruction) = vdso.and_then(|vdso| self.instruction(thread, &vdso)) else {
+        let instruction = vdso.and_then(|vdso| self.instruction(thread, &vdso));
+        let given = match instruction {
+            Some(instruction) => Injection::at_exec(self, thread, registers, instruction)?,
+            None => {
+                sys::resume(thread, 0)?;
+                None
+            }
+        };
+        let Some((injection, fd)) = given else {
             for (mapping, ino, _) in work {
                 self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
             }
-            return sys::resume(thread, 0);
+            return Ok(());
         };
-        let mut injection = Injection::at_exec(self, thread, registers, instruction)?;
-        let stub = install_stub(&mut injection)?;
-        if let Some(known) = injection.tracer.threads.get_mut(&thread) {
-            known.stub = stub;
-        }
-        let target = |mapping: &Mapping<'_>, ino| {
+        let mut pieces = Vec::new();
+        for (mapping, ino, plan) in &work {
+            injection.tracer.count_left(*ino, plan);
             let prot = u64::from(mapping.prot.unsigned_abs());
-            Target { ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) }
-        };
-        let targets: Vec<_> = work.iter().map(|(mapping, ino, plan)| (target(mapping, *ino), plan)).collect();
-        over(&mut injection, &targets, stub)?;
-        injection.finish(None)
+            let target = Target { ino: *ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) };
+            pieces.extend(target.work(plan));
+        }
+        injection.enter_program(fd, pieces)
     }
 
     /// The address of a `syscall` instruction: the kernel's own page of code has one, at the same place in all
@@ -152,8 +171,52 @@ impl<'a> Tracer<'a> {
         }
     }
 
+    /// A thread was sent off and could not do all of it: it stands in our page, with its descriptor given back.
+    pub(super) fn stranded(&mut self, thread: pid_t) -> Result<()> {
+        let Some(ride) = self.threads.get_mut(&thread).and_then(|known| known.ride.take()) else {
+            // A program that makes our call by itself.
+            return sys::resume(thread, 0);
+        };
+        let now = sys::registers(thread)?;
+        let done = stub::mapped(ride.first, &now).min(ride.work.len());
+        self.count(&ride.work, done);
+        self.stub.borrow_mut().give_back(ride.slot);
+        // The program's own call says what is wrong, if that was it.
+        let orig_rax = if ride.result.is_none() { ride.saved.orig_rax } else { u64::MAX };
+        let rax = ride.result.unwrap_or(ride.saved.rax);
+        sys::set_registers(thread, &Registers { orig_rax, rax, ..ride.saved })?;
+        sys::block_signals(thread, ride.blocked)?;
+        sys::resume(thread, 0)
+    }
+
+    /// Whether our page is where a thread was given it. What is sealed stays.
+    pub(super) fn has_page(&self, thread: pid_t, page: u64) -> bool {
+        let stub = self.stub.borrow();
+        stub.sealable || {
+            let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+            maps::parse(&text).any(|mapping| {
+                let ours = (mapping.device, mapping.ino, mapping.offset) == (stub.id().0, stub.id().1, 0);
+                ours && mapping.start == page && mapping.end == page + stub::SIZE
+            })
+        }
+    }
+
+    /// Takes note of the first pieces as mapped, and of the others as left.
+    fn count(&mut self, work: &[Work], done: usize) {
+        for (at, &(_, ino, piece)) in work.iter().enumerate() {
+            match at < done {
+                true => self.placed(ino, piece),
+                false => self.files.count_left(ino, Reason::Refused, piece.len),
+            }
+        }
+    }
+
+    fn take_slot(&self) -> Option<Slot> {
+        self.stub.borrow_mut().take()
+    }
+
     /// A thread is about to move a mapping or to change its size. One of the segment would grow into the next file's pages:
-    /// refused. All others are made to their end before anything else is served: else another thread could move a mapping
+    /// refused. Where others use the memory, all others are made to their end before anything else is served: else a thread could move a mapping
     /// of the segment to where this one was seen not to be, and it would grow there.
     pub(super) fn mremap(&mut self, thread: pid_t, by_32_bit: bool) -> Result<()> {
         let registers = sys::registers(thread)?;
@@ -167,7 +230,8 @@ impl<'a> Tracer<'a> {
         let in_segment = if new > old { self.segment_mapping(thread, address) } else { None };
         let fits = |end| old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end;
         let Some((_, offset)) = in_segment.filter(|&(end, _)| !fits(end)) else {
-            return self.finish_call(thread).map(|_| ());
+            let alone = self.threads.get(&thread).is_some_and(|known| known.alone);
+            return if alone { sys::resume(thread, 0) } else { self.finish_call(thread).map(|_| ()) };
         };
         let bytes = (new - old).saturating_mul(PAGE_BYTES);
         if let Some(ino) = self.owner(offset / PAGE_BYTES) {
@@ -217,71 +281,60 @@ fn request(mapping: &Mapping<'_>) -> Request {
     Request { first: mapping.offset / PAGE_BYTES, pages, last_changed: mapping.writable }
 }
 
-/// Makes the program's mapping of the segment's storage: at once, where all of it is one piece; otherwise over
-/// the program's own.
-fn map(mut injection: Injection<'_, '_>, own: &Registers, ino: u64, plan: &Plan, stub: Option<u64>) -> Result<()> {
-    let kind =
-        if own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+/// The kind of the program's mapping.
+fn kind(own: &Registers) -> u64 {
+    let private = own.r10 & flag(libc::MAP_TYPE) == flag(libc::MAP_PRIVATE);
+    flag(if private { libc::MAP_PRIVATE } else { libc::MAP_SHARED })
+}
+
+/// The mapping to make in the place of the program's own, where all of it is one piece.
+fn whole(own: &Registers, ino: u64, plan: &Plan) -> Option<Vec<Work>> {
     // What the kernel would refuse it is to refuse: other types of mappings, and those that ask for more of a file.
     let types = [libc::MAP_PRIVATE, libc::MAP_SHARED, libc::MAP_SHARED_VALIDATE].map(flag);
     let plain = types.contains(&(own.r10 & flag(libc::MAP_TYPE))) && own.r10 & flag(libc::MAP_SYNC) == 0;
-    let whole = match *plan.pieces {
-        [piece] if plain && piece.at == 0 && piece.len == own.rsi.next_multiple_of(PAGE_BYTES) => Some(piece),
-        _ => None,
-    };
-    if let (Some(stub), Some(piece)) = (stub, whole) {
-        let flags = own.r10 & !flag(libc::MAP_TYPE) | flag(kind);
-        let entry = Entry { address: own.rdi, len: own.rsi, prot: own.rdx, flags, offset: piece.storage };
-        if let (1, address) = injection.stitch(stub, &[entry])? {
-            injection.tracer.placed(ino, piece);
-            return injection.finish(Some(address));
-        }
-        // The program's own call says what is wrong.
+    let [piece] = *plan.pieces else { return None };
+    if !plain || piece.at != 0 || piece.len != own.rsi.next_multiple_of(PAGE_BYTES) {
+        return None;
     }
-    // Populated through the mount it would fill the page cache.
-    let own_flags = own.r10 & !flag(libc::MAP_POPULATE);
-    let address = injection.call(SYS_mmap, [own.rdi, own.rsi, own.rdx, own_flags, own.r8, own.r9])?;
-    if address < 0 && address > -4096 {
+    let flags = own.r10 & !flag(libc::MAP_TYPE) | kind(own);
+    let entry = Entry { address: own.rdi, len: own.rsi, prot: own.rdx, flags, offset: piece.storage };
+    Some(vec![(entry, ino, piece)])
+}
+
+impl Target {
+    /// The pieces of the segment to map over it.
+    fn work(&self, plan: &Plan) -> Vec<Work> {
+        let piece = |&piece: &Piece| {
+            let (address, flags) = (self.address + piece.at, self.flags | FIXED);
+            let entry = Entry { address, len: piece.len, prot: self.prot, flags, offset: piece.storage };
+            (entry, self.ino, piece)
+        };
+        plan.pieces.iter().map(piece).collect()
+    }
+}
+
+/// Maps pieces over the mapping that the program's call has made at `address`; the program goes on.
+fn over(mut injection: Injection<'_, '_>, work: Vec<Work>, alone: bool, address: i64) -> Result<()> {
+    if !alone {
+        let done = injection.by_helper(|helper| all(helper, &work, At::Borrow))?;
+        injection.tracer.count(&work, done.unwrap_or(0));
         return injection.finish(Some(address));
     }
-    let target = Target { ino, address: address.cast_unsigned(), prot: own.rdx, flags: flag(kind) | own.r10 & KEPT };
-    over(&mut injection, &[(target, plan)], stub)?;
+    if work.len() <= stub::MOST
+        && let Some(slot) = injection.tracer.take_slot()
+    {
+        return injection.send_off(work, slot, Some(address.cast_unsigned()));
+    }
+    let done = all(&mut injection, &work, At::Alone)?;
+    injection.tracer.count(&work, done);
     injection.finish(Some(address))
 }
 
-/// Maps the pieces of the segment over mappings, and counts.
-fn over(injection: &mut Injection<'_, '_>, targets: &[(Target, &Plan)], stub: Option<u64>) -> Result<()> {
-    let mut work = Vec::new();
-    for (target, plan) in targets {
-        for &piece in &plan.pieces {
-            let (address, flags) = (target.address + piece.at, target.flags | FIXED);
-            let entry = Entry { address, len: piece.len, prot: target.prot, flags, offset: piece.storage };
-            work.push((entry, target.ino, piece));
-        }
-        injection.tracer.count_left(target.ino, plan);
-    }
-    let done = match stub {
-        Some(stub) => by_stub(injection, stub, &work)?,
-        None => by_calls(injection, &work)?,
-    };
-    for (at, &(_, ino, piece)) in work.iter().enumerate() {
-        if at < done {
-            injection.tracer.placed(ino, piece);
-        } else {
-            injection.tracer.files.count_left(ino, Reason::Refused, piece.len);
-        }
-    }
-    Ok(())
-}
-
-type Work = (Entry, u64, Piece);
-
 /// How many were mapped.
-fn by_stub(injection: &mut Injection<'_, '_>, stub: u64, work: &[Work]) -> Result<usize> {
+fn all(injection: &mut Injection<'_, '_>, work: &[Work], first: At) -> Result<usize> {
     let mut done = 0;
     for part in work.chunks(stub::MOST) {
-        let entries: Vec<_> = part.iter().map(|&(entry, ..)| entry).collect();
-        let (count, _) = injection.stitch(stub, &entries)?;
+        let (count, _) = injection.map(part, first)?;
         done += count;
         if count < part.len() {
             break;
@@ -290,34 +343,24 @@ fn by_stub(injection: &mut Injection<'_, '_>, stub: u64, work: &[Work]) -> Resul
     Ok(done)
 }
 
-/// As [`by_stub`], one call after the other.
-fn by_calls(injection: &mut Injection<'_, '_>, work: &[Work]) -> Result<usize> {
-    let fd = injection.give(injection.tracer.segment)?;
-    if fd < 0 {
-        return Ok(0);
-    }
-    let fd = fd.cast_unsigned();
-    let mut done = 0;
-    for (entry, ..) in work {
-        let &Entry { address, len, prot, flags, offset } = entry;
-        if injection.call(SYS_mmap, [address, len, prot, flags, fd, offset])? != address.cast_signed() {
-            break;
+impl Injection<'_, '_> {
+    /// A thread that was given our page goes on into its new program, with pieces mapped over it.
+    fn enter_program(mut self, fd: u32, work: Vec<Work>) -> Result<()> {
+        let (thread, page) = (self.thread(), self.page());
+        if let Some(known) = self.tracer.threads.get_mut(&thread) {
+            known.page = Some(page);
         }
-        done += 1;
+        if work.len() <= stub::MOST
+            && let Some(slot) = self.tracer.take_slot()
+        {
+            return self.send_off_to_program(fd, work, slot);
+        }
+        self.call(libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0])?;
+        if self.tracer.stub.borrow().sealable {
+            self.call(libc::SYS_mseal, [page, stub::SIZE, 0, 0, 0, 0])?;
+        }
+        let done = all(&mut self, &work, At::Alone)?;
+        self.tracer.count(&work, done);
+        self.finish(None)
     }
-    injection.call(SYS_close, [fd, 0, 0, 0, 0, 0])?;
-    Ok(done)
-}
-
-/// Gives a new program our page of code; its address.
-fn install_stub(injection: &mut Injection<'_, '_>) -> Result<Option<u64>> {
-    let stub = injection.tracer.stub.clone();
-    let fd = injection.give(stub.fd())?;
-    if fd < 0 {
-        return Ok(None);
-    }
-    let (prot, flags) = (flag(libc::PROT_READ | libc::PROT_EXEC), flag(libc::MAP_SHARED));
-    let address = injection.call(SYS_mmap, [0, stub::SIZE, prot, flags, fd.cast_unsigned(), 0])?;
-    injection.call(SYS_close, [fd.cast_unsigned(), 0, 0, 0, 0, 0])?;
-    Ok((address > 0).then_some(address.cast_unsigned()))
 }

@@ -17,29 +17,56 @@ mod sys;
 pub(crate) use start::{run, trial};
 
 use crate::report::{End, Reason, Report};
-use crate::seccomp::Stop;
+use crate::seccomp::{self, Stop};
 use files::{Files, Found};
 use libc::pid_t;
 use rustix::fd::{BorrowedFd, OwnedFd};
+use inject::{Injection, Work};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
-use stub::Stub;
+use stub::{Slot, Stub};
 use sys::{EVENT_STOP, Gone, Registers, Result, Status};
 
 /// A thread of the program, or of what it started.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Thread {
-    /// Others may use its table of descriptors. Exact once its parent's word is in; until then assumed.
-    files_shared: bool,
+    /// Its parent's word is in, or it has executed a program. Until then the rest is not known, and it waits.
+    known: bool,
+    /// No other uses its memory or its table of descriptors, as long as it runs.
+    alone: bool,
+    /// It uses the memory of this one, which waits for it (`vfork`).
+    lender: Option<pid_t>,
+    /// It is under the second filter.
+    shielded: bool,
     /// Where its process was given our page of code.
-    stub: Option<u64>,
-    /// It has a filter of its own, which could end it for a call of ours: it makes none.
+    page: Option<u64>,
+    /// It makes no calls of ours: it has a filter of its own, which could end it for one, or is in a user namespace of its
+    /// own, where others could look at it while it has the segment's descriptor.
     sandboxed: bool,
+    /// It was sent off to our page, and was not seen since.
+    ride: Option<Ride>,
 }
 
 impl Thread {
     /// One of which nothing is known yet.
-    const NEW: Self = Self { files_shared: true, stub: None, sandboxed: false };
+    const NEW: Self =
+        Self { known: false, alone: false, lender: None, shielded: false, page: None, sandboxed: false, ride: None };
+}
+
+/// What a thread was sent off to do.
+#[derive(Debug)]
+struct Ride {
+    /// The program's registers, and the signals it blocks.
+    saved: Registers,
+    blocked: u64,
+    page: u64,
+    slot: Slot,
+    /// Address of the first entry of its script.
+    first: u64,
+    work: Vec<Work>,
+    /// What the program's call returns; if nothing, the one mapping is in the place of that call.
+    result: Option<u64>,
 }
 
 /// All that is traced.
@@ -56,7 +83,7 @@ struct Tracer<'a> {
     /// Pages of the segment that were mapped: first page to the page after the last, and the file.
     placed: BTreeMap<u64, (u64, u64)>,
     cookie: u32,
-    stub: Rc<Stub>,
+    stub: Rc<RefCell<Stub>>,
     files: Files<'a>,
     /// Where the kernel's page of code has a `syscall` instruction.
     instruction_at: Option<u64>,
@@ -126,21 +153,30 @@ impl Tracer<'_> {
                 sys::kill(thread, libc::SIGKILL);
                 return sys::resume(thread, 0);
             }
-            Status::Signal(signal) => return sys::resume(thread, signal),
-            Status::Syscall => return sys::resume(thread, 0),
+            Status::Signal(signal) => {
+                self.hasten(thread)?;
+                return sys::resume(thread, signal);
+            }
             Status::Event(EVENT_STOP, signal) => return self.stopped(thread, signal),
             Status::Event(libc::PTRACE_EVENT_SECCOMP, _) => return self.call(thread),
             Status::Event(libc::PTRACE_EVENT_EXEC, _) => return self.executed(thread),
             Status::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE, _) => {
                 return self.forked(thread);
             }
-            Status::Event(..) => return sys::resume(thread, 0),
+            Status::Syscall | Status::Event(..) => return sys::resume(thread, 0),
         }
         Ok(())
     }
 
     fn ended(&mut self, thread: pid_t, end: End) {
-        self.threads.remove(&thread);
+        self.forget(thread);
+        // It may have been about to tell of a thread that it started.
+        for (&other, known) in &mut self.threads {
+            if !known.known {
+                known.known = true;
+                let _ = sys::resume(other, 0);
+            }
+        }
         if thread == self.main {
             self.end = Some(end);
             for &other in self.threads.keys() {
@@ -149,11 +185,48 @@ impl Tracer<'_> {
         }
     }
 
+    fn forget(&mut self, thread: pid_t) -> Option<Thread> {
+        self.landed(thread);
+        self.threads.remove(&thread)
+    }
+
+    /// A thread that was sent off has gone on: all was mapped.
+    fn landed(&mut self, thread: pid_t) {
+        if let Some(ride) = self.threads.get_mut(&thread).and_then(|known| known.ride.take()) {
+            ride.work.iter().for_each(|&(_, ino, piece)| self.placed(ino, piece));
+            self.stub.borrow_mut().give_back(ride.slot);
+        }
+    }
+
+    /// Whether a thread that was sent off is still in our page.
+    fn is_riding(&self, thread: pid_t) -> Result<bool> {
+        let ride = self.threads.get(&thread).and_then(|known| known.ride.as_ref());
+        ride.map_or(Ok(false), |ride| Ok(stub::is_in(ride.page, &sys::registers(thread)?)))
+    }
+
+    /// A signal is about to be delivered to a thread, which may still be on its way out of our page: then it is put where
+    /// it goes, since a handler needs its stack, and may come to our page again.
+    fn hasten(&mut self, thread: pid_t) -> Result<()> {
+        let Some(ride) = self.threads.get(&thread).and_then(|known| known.ride.as_ref()) else { return Ok(()) };
+        let now = sys::registers(thread)?;
+        match stub::on_the_way_out(ride.page, &now) {
+            Some(rax) => sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..ride.saved })?,
+            // Stopped in the midst of it.
+            None if stub::is_in(ride.page, &now) => return Ok(()),
+            None => {}
+        }
+        self.landed(thread);
+        Ok(())
+    }
+
     fn stopped(&mut self, thread: pid_t, signal: i32) -> Result<()> {
         if !matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
             // The first stop of a new thread, or the end of a group-stop.
-            self.threads.entry(thread).or_insert(Thread::NEW);
-            return sys::resume(thread, 0);
+            return match self.threads.entry(thread).or_insert(Thread::NEW).known {
+                true => sys::resume(thread, 0),
+                // Its parent's stop is on its way, and says who it is.
+                false => Ok(()),
+            };
         }
         sys::listen(thread)?;
         if thread == self.main {
@@ -165,7 +238,15 @@ impl Tracer<'_> {
     }
 
     fn call(&mut self, thread: pid_t) -> Result<()> {
-        match Stop::from_data(sys::event_message(thread)?) {
+        let stop = Stop::from_data(sys::event_message(thread)?);
+        if stop == Some(Stop::Injected) {
+            return self.stranded(thread);
+        }
+        if stop == Some(Stop::Dumpable) && self.is_riding(thread)? {
+            return sys::resume(thread, 0);
+        }
+        self.landed(thread);
+        match stop {
             Some(Stop::Mmap) => self.mmap(thread),
             Some(Stop::Mmap32) => self.mmap_32(thread),
             Some(Stop::Mremap) => self.mremap(thread, false),
@@ -181,7 +262,8 @@ impl Tracer<'_> {
                 self.report.refused_ptrace += 1;
                 sys::resume(thread, 0)
             }
-            Some(Stop::TakeFd) => self.finish_call(thread).map(|_| ()),
+            Some(Stop::Dumpable) => self.finish_call(thread).map(|_| ()),
+            Some(Stop::Share) => self.share(thread),
             Some(Stop::Sandbox) => self.sandbox(thread),
             Some(Stop::Injected) | None => sys::resume(thread, 0),
         }
@@ -204,7 +286,28 @@ impl Tracer<'_> {
         }
     }
 
-    /// A thread puts itself, or its process, under a filter. From then on it and what it starts make no calls of ours.
+    /// A thread is about to start another that uses its memory. From then on others could undo what keeps the segment's
+    /// descriptor out of sight, so they get the second filter first.
+    fn share(&mut self, thread: pid_t) -> Result<()> {
+        let known = self.threads.get(&thread);
+        let page = known.filter(|known| known.alone && !known.shielded && !known.sandboxed && known.lender.is_none());
+        let Some(page) = page.and_then(|known| known.page).filter(|&page| self.has_page(thread, page)) else {
+            return sys::resume(thread, 0);
+        };
+        let saved = sys::registers(thread)?;
+        let shield = seccomp::shield(self.cookie);
+        let program = self.stub.borrow().write_filter(page, &shield).map_err(|_| Gone)?;
+        let mut injection = Injection::at_call(self, thread, page, saved)?;
+        let mode = libc::SECCOMP_SET_MODE_FILTER.into();
+        let installed = injection.call(libc::SYS_seccomp, [mode, 0, program, 0, 0, 0])? == 0;
+        if let Some(known) = injection.tracer.threads.get_mut(&thread) {
+            known.shielded = installed;
+        }
+        injection.make_own_call()
+    }
+
+    /// A thread puts itself, or its process, under a filter, or into a user namespace. From then on it and what it starts
+    /// make no calls of ours.
     fn sandbox(&mut self, thread: pid_t) -> Result<()> {
         if self.finish_call(thread)?.is_some_and(|result| result < 0) {
             return Ok(());
@@ -233,29 +336,57 @@ impl Tracer<'_> {
     fn executed(&mut self, thread: pid_t) -> Result<()> {
         // All other threads of the process are gone, and this one has the process's number now.
         let former = pid_t::try_from(sys::event_message(thread)?).unwrap_or(thread);
-        // A filter outlives the program.
-        let sandboxed = self.threads.remove(&former).is_some_and(|thread| thread.sandboxed);
-        self.threads.insert(thread, Thread { files_shared: false, stub: None, sandboxed });
+        // Filters and namespaces outlive the program.
+        let known = self.forget(former);
+        self.forget(thread);
+        let (sandboxed, shielded) = known.map_or((false, false), |known| (known.sandboxed, known.shielded));
+        self.threads.insert(thread, Thread { known: true, alone: true, sandboxed, shielded, ..Thread::NEW });
         self.report.programs += 1;
         self.exec(thread)
     }
 
     fn forked(&mut self, thread: pid_t) -> Result<()> {
+        self.landed(thread);
         if let Ok(child) = pid_t::try_from(sys::event_message(thread)?) {
-            let shared = shares_files(&sys::registers(thread)?);
+            let flags = clone_flags(&sys::registers(thread)?);
+            let set = |flag: i32| flags & u64::from(flag.unsigned_abs()) != 0;
+            let (memory, waits) = (set(libc::CLONE_VM), set(libc::CLONE_VM) && set(libc::CLONE_VFORK));
             let parent = self.threads.entry(thread).or_insert(Thread::NEW);
-            parent.files_shared |= shared;
-            let Thread { stub, sandboxed, .. } = *parent;
-            let known = self.threads.entry(child).or_insert(Thread::NEW);
-            // It may have executed a program already, which has a page of its own.
-            let stub = known.stub.or(stub);
-            *known = Thread { files_shared: shared, stub, sandboxed: sandboxed || known.sandboxed };
+            let new = Thread {
+                known: true,
+                alone: !set(libc::CLONE_FILES) && (!memory || waits && parent.alone),
+                lender: if waits { Some(thread) } else { None },
+                shielded: parent.shielded,
+                page: parent.page,
+                sandboxed: parent.sandboxed || set(libc::CLONE_NEWUSER),
+                ride: None,
+            };
+            if memory && !waits || set(libc::CLONE_FILES) {
+                parent.alone = false;
+                let mut lender = parent.lender;
+                while let Some(known) = lender.and_then(|lender| self.threads.get_mut(&lender)) {
+                    known.alone = false;
+                    lender = known.lender;
+                }
+            }
+            let waiting = self.threads.get(&child).is_some_and(|known| !known.known);
+            if waiting || !self.threads.contains_key(&child) {
+                self.threads.insert(child, new);
+            }
+            if waiting {
+                sys::resume(child, 0)?;
+            }
         }
         sys::resume(thread, 0)
     }
 
-    fn files_shared(&self, thread: pid_t) -> bool {
-        self.threads.get(&thread).is_none_or(|thread| thread.files_shared)
+    /// Where our page is in the thread's memory, if it may be lent the segment's descriptor there; and whether it is alone.
+    fn page_of(&self, thread: pid_t) -> Option<(u64, bool)> {
+        let known = self.threads.get(&thread)?;
+        let page = known.page.filter(|&page| self.has_page(thread, page))?;
+        // What is not sealed could be exchanged by another thread at any moment.
+        let safe = known.alone || known.shielded && self.stub.borrow().sealable;
+        safe.then_some((page, known.alone))
     }
 
     fn sandboxed(&self, thread: pid_t) -> bool {
@@ -263,16 +394,16 @@ impl Tracer<'_> {
     }
 }
 
-/// Whether the call that starts a process or thread lets it use the same table of descriptors.
-fn shares_files(call: &Registers) -> bool {
+/// The flags of the call that starts a process or thread, or for an unknown one those that share the most.
+fn clone_flags(call: &Registers) -> u64 {
     const X32: u64 = 0x4000_0000;
+    const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     // Numbers of one interface that are the same in another are not of calls that start something there.
-    let flags = match call.orig_rax & !X32 {
+    match call.orig_rax & !X32 {
         56 => call.rdi,
         120 => call.rbx,
-        // fork, vfork
-        57 | 58 | 2 | 190 => 0,
-        _ => return true,
-    };
-    flags & u64::from(libc::CLONE_FILES.unsigned_abs()) != 0
+        57 | 2 => 0,
+        58 | 190 => VFORK,
+        _ => (libc::CLONE_VM | libc::CLONE_FILES) as u64,
+    }
 }

@@ -13,6 +13,7 @@ use crate::report::{End, Outcome, Report};
 use crate::{prerequisites, seccomp};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -98,14 +99,14 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {
             main: pid,
-            threads: HashMap::from([(pid, Thread { files_shared: false, ..Thread::NEW })]),
+            threads: HashMap::from([(pid, Thread { known: true, alone: true, ..Thread::NEW })]),
             queue: VecDeque::new(),
             listener,
             segment,
             segment_id: (known.st_dev, known.st_ino),
             placed: BTreeMap::new(),
             cookie,
-            stub: Rc::new(Stub::new().map_err(setup("make shared memory"))?),
+            stub: Rc::new(RefCell::new(Stub::new().map_err(setup("make shared memory"))?)),
             files: Files::new(volume, mounts),
             instruction_at: None,
             report: Report { traced: true, ..Report::default() },
@@ -248,6 +249,6 @@ fn mounts(message: &[u8], fds: Vec<OwnedFd>) -> Result<Mounts, Error> {
 /// A number that no program has in the upper half of an argument by accident.
 fn cookie() -> u32 {
     use std::hash::{BuildHasher, RandomState};
-    // Some bits in the middle are set, so that it is no sign extension and no address.
-    (RandomState::new().hash_one(0) as u32 & 0x7fff_ffff) | 0x5a00_0000
+    // Some bits in the middle are set, so that it is no sign extension and no address; the lowest one is not.
+    (RandomState::new().hash_one(0) as u32 & 0x7fff_fffe) | 0x5a00_0000
 }

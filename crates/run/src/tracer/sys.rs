@@ -188,17 +188,25 @@ pub(super) fn take_turns(listener: BorrowedFd<'_>) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
 }
 
-/// Gives the waiting thread a copy of `fd`, closed at exec, and ends its wait: its call returns the number there.
-pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>) -> io::Result<i32> {
+/// Gives the waiting thread a copy of `fd`, closed at exec; the number there. With `answer` it ends its wait: its call returns
+/// that number.
+pub(super) fn give_fd(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>, answer: bool) -> io::Result<i32> {
     let mut give = libc::seccomp_notif_addfd {
         id,
         // The constant has the type of another call's flags.
-        flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+        flags: if answer { libc::SECCOMP_ADDFD_FLAG_SEND as u32 } else { 0 },
         srcfd: fd.as_raw_fd().cast_unsigned(),
         newfd: 0,
         newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
     };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut give)
+}
+
+/// Ends the wait of a thread: its call returns `value`.
+pub(super) fn answer(listener: BorrowedFd<'_>, id: u64, value: i64) -> io::Result<()> {
+    let mut response = libc::seccomp_notif_resp { id, val: value, error: 0, flags: 0 };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &mut response)?;
+    Ok(())
 }
 
 /// Ends the wait of a thread: its call fails with `error`, a positive number here.
@@ -210,7 +218,7 @@ pub(super) fn deny(listener: BorrowedFd<'_>, id: u64, error: i32) -> io::Result<
 
 /// `number` is one whose data is a `T`.
 fn ioctl<T>(fd: BorrowedFd<'_>, number: libc::Ioctl, data: &mut T) -> io::Result<i32> {
-    // SAFETY: the three callers above give each number the structure it is made for, which lives through the call.
+    // SAFETY: the callers above give each number the structure it is made for, which lives through the call.
     match unsafe { libc::ioctl(fd.as_raw_fd(), number, ptr::from_mut(data)) } {
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),
@@ -230,6 +238,12 @@ pub(super) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<OwnedFd
             fd => Ok(OwnedFd::from_raw_fd(c_int::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?)),
         }
     }
+}
+
+/// Whether the kernel can seal memory, so that no other comes in its place. Asked for none.
+pub(super) fn can_seal_memory() -> bool {
+    // SAFETY: numbers only; no memory is sealed.
+    unsafe { libc::syscall(libc::SYS_mseal, 0usize, 0usize, 0usize) == 0 }
 }
 
 /// Makes the mounts of a detached tree read-only.
