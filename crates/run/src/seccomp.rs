@@ -390,7 +390,9 @@ mod tests {
         assert_eq!(native(334, [0; 6]), refused(libc::ENOSYS));
         assert_eq!(native(334 | X32, [0; 6]), refused(libc::ENOSYS));
         assert_eq!(judge(ARCH_I386, 386, [0; 6]), refused(libc::ENOSYS));
-        for (flags, expected) in [(0x0080_0011, refused(libc::EPERM)), (0x0080_0111, refused(libc::EPERM)), (0x11, ALLOW)] {
+        for (flags, expected) in
+            [(0x0080_0011, refused(libc::EPERM)), (0x0080_0111, refused(libc::EPERM)), (0x11, ALLOW)]
+        {
             assert_eq!(native(56, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(native(56 | X32, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(judge(ARCH_I386, 120, [flags, 0, 0, 0, 0, 0]), expected);

@@ -39,3 +39,48 @@ fn what_a_filtered_program_maps_is_counted() {
     let report = image().report(&["/bin/guards", "probed"]);
     assert_eq!(report["files"]["/data/dense"]["bytes_in_place"], 40 * 4096);
 }
+
+#[test]
+fn nobody_sees_the_descriptor_of_a_process_that_is_alone() {
+    case("spied");
+    case("spied-nested");
+}
+
+#[test]
+fn nobody_sees_the_descriptor_of_a_helper_of_threads() {
+    case("spied-threads");
+    case("spied-programs");
+}
+
+#[test]
+fn nothing_takes_the_place_of_the_page_of_code() {
+    case("page");
+}
+
+#[test]
+fn in_a_user_namespace_of_its_own_a_program_is_left_to_the_page_cache() {
+    case("nested");
+    let report = image().report(&["/bin/guards", "nested"]);
+    let dense = &report["files"]["/data/dense"];
+    assert_eq!(dense["not_in_place"]["sandboxed"], 2 * 40 * 4096, "{dense}");
+}
+
+#[test]
+fn who_may_look_at_a_process_is_as_it_was() {
+    case("dumpable");
+}
+
+#[test]
+fn where_memory_cannot_be_sealed_the_page_of_code_is_looked_at_before_each_use() {
+    let without = |arguments: &[&str]| image().without_mseal(arguments);
+    let report = without(&["/bin/guards", "page-taken"]);
+    let dense = &report["files"]["/data/dense"];
+    // Before the page was taken, after it, and by a thread.
+    assert_eq!(
+        (&dense["bytes_in_place"], &dense["not_in_place"]["refused"]),
+        (&(40 * 4096).into(), &(2 * 40 * 4096).into()),
+        "{dense}"
+    );
+    let report = without(&["/bin/guards", "map"]);
+    assert_eq!(report["files"]["/data/dense"]["bytes_in_place"], 40 * 4096);
+}

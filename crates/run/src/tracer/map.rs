@@ -79,7 +79,14 @@ impl<'a> Tracer<'a> {
             return injection.make_own_call();
         }
         // Populated through the mount it would fill the page cache.
-        let own = [registers.rdi, registers.rsi, registers.rdx, registers.r10 & !flag(libc::MAP_POPULATE), registers.r8, offset];
+        let own = [
+            registers.rdi,
+            registers.rsi,
+            registers.rdx,
+            registers.r10 & !flag(libc::MAP_POPULATE),
+            registers.r8,
+            offset,
+        ];
         let address = injection.call(SYS_mmap, own)?;
         if address < 0 && address > -4096 {
             return injection.finish(Some(address));

@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE 4096L
@@ -112,9 +113,147 @@ static void probed(void) {
     map_once();
 }
 
+// Whether a descriptor is the segment, and not the runner's page of code.
+static int is_segment(int fd) {
+    char path[64], name[256] = "";
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return readlink(path, name, sizeof name - 1) > 0 && strstr(name, "memfd:xip") && !strstr(name, "xip-calls");
+}
+// Opens what a process that maps all the time, or the youngest process, has at numbers where the segment would be, for two
+// seconds; how often it was the segment. It must be able to look: `opened` counts how often a descriptor could be opened.
+static int spy(int child, int youngest, long *opened) {
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    int found = 0, last = open("/proc/loadavg", O_RDONLY);
+    int processes[] = {child, child, child};
+    do {
+        for (int at = 0; at < (youngest ? 3 : 1); at++)
+            for (int fd = 3; fd < 6; fd++) {
+                char path[64];
+                snprintf(path, sizeof path, "/proc/%d/fd/%d", processes[at], fd);
+                int got = open(path, O_RDONLY);
+                if (got < 0) continue;
+                ++*opened;
+                found += is_segment(got);
+                close(got);
+            }
+        char line[128] = "";
+        if (youngest && pread(last, line, sizeof line - 1, 0) > 0)
+            processes[2] = (processes[1] = atoi(strrchr(line, ' '))) + 1;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec - start.tv_sec < 2 || now.tv_nsec < start.tv_nsec);
+    return found;
+}
+static void *map_on(void *unused) {
+    for (int fd = open("/data/dense", O_RDONLY);;) munmap(mmap(NULL, 2 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0), 2 * PAGE);
+}
+static void *show_on(void *unused) { for (;;) prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); return NULL; }
+static void spied_on(void (*child)(void), int youngest, int own_namespace, int sees) {
+    int process = fork(), status;
+    if (!process) { child(); _exit(1); }
+    if (own_namespace) CHECK(unshare(CLONE_NEWUSER) == 0);
+    long opened = 0;
+    int found = spy(process, youngest, &opened);
+    CHECK(kill(process, SIGKILL) == 0 && waitpid(process, &status, 0) == process);
+    if (found || (sees && !opened)) { printf("%d of %ld descriptors were the segment\n", found, opened); exit(1); }
+}
+static void maps_alone(void) { map_on(NULL); }
+static void maps_in_threads(void) {
+    pthread_t id;
+    CHECK(pthread_create(&id, NULL, show_on, NULL) == 0);
+    map_on(NULL);
+}
+static void starts_programs_in_threads(void) {
+    pthread_t id;
+    CHECK(pthread_create(&id, NULL, map_on, NULL) == 0);
+    for (;;) {
+        int child = vfork();
+        if (!child) { execl("/bin/guards", "guards", "map", NULL); _exit(1); }
+        waitpid(child, NULL, 0);
+    }
+}
+// Nobody sees the segment's descriptor in a process that has it for a moment.
+static void spied(void) { spied_on(maps_alone, 0, 0, 1); }
+static void spied_threads(void) { spied_on(maps_in_threads, 1, 0, 1); }
+static void spied_programs(void) { spied_on(starts_programs_in_threads, 1, 0, 1); }
+// Not even one who is root in a user namespace of its own. (It sees what is dumpable, of its own user.)
+static void spied_nested(void) { spied_on(maps_alone, 0, 1, 0); }
+
+// Nothing comes in the place of the runner's page of code.
+static void page(void) {
+    unsigned long start = 0, end = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) if (strstr(line, "xip-calls")) CHECK(sscanf(line, "%lx-%lx", &start, &end) == 2);
+    fclose(maps);
+    CHECK(start);
+    if (syscall(462, 0, 0, 0)) { puts("no mseal here"); return; }
+    void *address = (void *)start;
+    CHECK(munmap(address, PAGE) == -1 && errno == EPERM);
+    CHECK(mprotect(address, PAGE, PROT_NONE) == -1 && errno == EPERM);
+    CHECK(mmap(address, PAGE, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED, -1, 0) == MAP_FAILED && errno == EPERM);
+    CHECK(mremap(address, end - start, end - start, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)0x100000000000) == MAP_FAILED);
+    int memory = open("/proc/self/mem", O_RDWR);
+    CHECK(memory >= 0 && pwrite(memory, "\xcc", 1, start) == -1);
+    map_once();
+}
+// In a user namespace of its own a program runs, and what it maps is left to the page cache.
+static void nested(void) {
+    CHECK(unshare(CLONE_NEWUSER) == 0);
+    map_once();
+    int child = vfork(), status;
+    if (!child) { execl("/bin/guards", "guards", "map", NULL); _exit(1); }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+// Its process may be looked at afterwards if it could before, and not otherwise.
+static void dumpable(void) {
+    for (int want = 0; want < 2; want++) {
+        CHECK(prctl(PR_SET_DUMPABLE, want, 0, 0, 0) == 0);
+        map_once();
+        CHECK(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == want);
+        pthread_t id;
+        int count = 0;
+        CHECK(pthread_create(&id, NULL, thread, &count) == 0 && pthread_join(id, NULL) == 0 && count == 1);
+        CHECK(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == want);
+    }
+}
+
+// Outside of a run: executes a command on a kernel that cannot seal memory.
+static void without_mseal(char **command) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 462, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {4, code};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    execvp(command[0], command);
+    CHECK(!"executed");
+}
+// Takes the runner's page away, as a kernel that cannot seal it lets it, and puts a copy of it there.
+static void page_taken(void) {
+    unsigned long start = 0, end = 0;
+    char line[512], copy[PAGE];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) if (strstr(line, "xip-calls")) CHECK(sscanf(line, "%lx-%lx", &start, &end) == 2);
+    fclose(maps);
+    CHECK(start);
+    map_once();
+    memcpy(copy, (void *)start, PAGE);
+    CHECK(mmap((void *)start, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED, -1, 0) != MAP_FAILED);
+    memcpy((void *)start, copy, PAGE);
+    map_once();
+    pthread_t id;
+    int count = 0;
+    CHECK(pthread_create(&id, NULL, thread, &count) == 0 && pthread_join(id, NULL) == 0 && count == 1);
+}
+
 int main(int argc, char **argv) {
+    if (argc > 2 && !strcmp(argv[1], "without-mseal")) without_mseal(argv + 2);
     struct { const char *name; void (*run)(void); } cases[] = {
         {"uring", uring}, {"unseen", unseen}, {"locked", locked}, {"locked-all", locked_all}, {"probed", probed},
+        {"spied", spied}, {"spied-threads", spied_threads}, {"spied-programs", spied_programs}, {"spied-nested", spied_nested},
+        {"page", page}, {"nested", nested}, {"dumpable", dumpable}, {"page-taken", page_taken},
     };
     if (argc > 1 && !strcmp(argv[1], "map")) { map_once(); return 0; }
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)

@@ -96,6 +96,13 @@ impl Image {
         command
     }
 
+    /// The report of a program that runs where the kernel cannot seal memory.
+    pub fn without_mseal(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(self.directory.path().join("tree/bin/guards-static"));
+        command.arg("without-mseal").arg(runner()).arg(self.path()).arg("-r").args(arguments);
+        report_of(&command.output().unwrap())
+    }
+
     /// Runs a program to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
@@ -112,11 +119,14 @@ impl Image {
 
     /// Runs a program; the report as JSON.
     pub fn report(&self, arguments: &[&str]) -> serde_json::Value {
-        let output = self.command(&[&["-r"], arguments].concat()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        let json = &text[text.find("{\n").unwrap_or_else(|| panic!("no report: {text}"))..];
-        serde_json::from_str::<serde_json::Value>(json).unwrap()["report"].take()
+        report_of(&self.command(&[&["-r"], arguments].concat()).output().unwrap())
     }
+}
+
+fn report_of(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let json = &text[text.find("{\n").unwrap_or_else(|| panic!("no report: {text}"))..];
+    serde_json::from_str::<serde_json::Value>(json).unwrap()["report"].take()
 }
 
 /// The `run` example, which `cargo test` builds.
