@@ -66,6 +66,9 @@ impl Lost {
 
 pub struct Explorer {
     base: Base,
+    /// All of the base is durable.
+    cache: Cache,
+    judge: Judge,
     seen: HashSet<u64>,
     pub count: Count,
     pub findings: Vec<Finding>,
@@ -75,7 +78,16 @@ pub struct Explorer {
 impl Explorer {
     pub fn new(world: World) -> Self {
         let base = Base::new(world);
-        Self { base, seen: HashSet::new(), count: Count::default(), findings: Vec::new(), lost: Lost::Nothing }
+        let (cache, judge) = (Cache::new(&base.image), Judge::new(&base.image));
+        Self {
+            base,
+            cache,
+            judge,
+            seen: HashSet::new(),
+            count: Count::default(),
+            findings: Vec::new(),
+            lost: Lost::Nothing,
+        }
     }
 
     /// Whether an operation changes anything.
@@ -97,8 +109,8 @@ impl Explorer {
     fn try_all(&mut self, sequence: &[Op], budget: usize, found: &mut Findings<'_>) -> Result<(), String> {
         let device = Recorder::new(&self.base.image);
         let mut volume = Volume::open(&device, Alone::at(crate::base::NOW)).unwrap();
-        let mut cache = Cache::new(&self.base.image);
-        let mut judge = Judge::new(&self.base.image);
+        let mut cache = self.cache.clone();
+        self.judge.reset(&self.base.image);
         let mut tree = self.base.tree.clone();
         let mut random = Random::new(hash(&format!("{sequence:?}")));
         for (n, op) in sequence.iter().enumerate() {
@@ -115,33 +127,37 @@ impl Explorer {
                 self.count.fences += events.iter().filter(|event| matches!(event, Event::Fence)).count();
                 self.lost.apply(&mut events);
             }
-            let mut moment = |cache: &Cache, judge: &mut Judge, allowed: &[&Tree], when: &dyn Fn() -> String| {
-                let expected = hash(allowed);
-                for image in cache.images(&mut random, budget) {
-                    if !self.seen.insert(hash(&(cache.hash(&image), expected))) {
-                        continue;
+            let judge = &mut self.judge;
+            let mut moment =
+                |cache: &Cache, judge: &mut Judge, allowed: &[&Tree], expected, when: &dyn Fn() -> String| {
+                    for image in cache.images(&mut random, budget) {
+                        if !self.seen.insert(hash(&(cache.hash(&image), expected))) {
+                            continue;
+                        }
+                        self.count.images += 1;
+                        if let Err(what) = judge.judge(cache, &image, allowed) {
+                            found.add(when(), image.iter().map(|(line, _)| line * crate::images::LINE).collect(), what);
+                        }
                     }
-                    self.count.images += 1;
-                    if let Err(what) = judge.judge(cache, &image, allowed) {
-                        found.add(when(), image.iter().map(|(line, _)| line * crate::images::LINE).collect(), what);
-                    }
-                }
-            };
+                };
             let allowed: Vec<&Tree> = during.iter().collect();
+            let expected: u64 = hash(&allowed);
             for (k, event) in events.iter().enumerate() {
                 if last && matches!(event, Event::Fence) {
-                    moment(&cache, &mut judge, &allowed, &|| format!("before event {k} of {}, a fence", events.len()));
+                    moment(&cache, judge, &allowed, expected, &|| {
+                        format!("before event {k} of {}, a fence", events.len())
+                    });
                 }
                 let lines = cache.apply(event);
                 judge.advance(&cache, &lines);
             }
             if last {
-                moment(&cache, &mut judge, &[&after], &|| "after it has returned".into());
+                moment(&cache, judge, &[&after], hash(&after), &|| "after it has returned".into());
             }
             tree = after;
         }
-        self.count.shown_to_e2fsck += judge.shown_to_e2fsck;
-        self.count.in_repairs += judge.in_repairs;
+        self.count.shown_to_e2fsck = self.judge.shown_to_e2fsck;
+        self.count.in_repairs = self.judge.in_repairs;
         Ok(())
     }
 }

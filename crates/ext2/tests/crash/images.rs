@@ -22,6 +22,7 @@ pub type Line = [u8; LINE];
 pub type Image = Vec<(usize, Line)>;
 
 /// A line that was stored to.
+#[derive(Clone)]
 struct Pending {
     /// The first is surely durable, the last is the newest.
     versions: Vec<Line>,
@@ -29,6 +30,7 @@ struct Pending {
     flushed: usize,
 }
 
+#[derive(Clone)]
 pub struct Cache {
     durable: Vec<u8>,
     /// Exclusive or of the hashes of all lines of it.

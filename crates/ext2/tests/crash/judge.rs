@@ -1,21 +1,22 @@
 //! Whether an image is one that a crash may leave.
 //!
 //! It opens to be written, and then it is repaired, as it is for its users without their asking unless it calls itself
-//! clean: the check must find nothing but leaks, and after that nothing. Then it holds exactly what it should. Then, for some images, `e2fsck -fn` must have nothing to say: so it agrees that no data is lost.
+//! clean: the check must find nothing but leaks, and after that nothing. Then it holds exactly what it should. Some are used
+//! again then, and `e2fsck -fn` must have nothing to say: so it agrees that no data is lost.
 
 use crate::images::{Cache, Image, LINE, Random};
-use crate::ops::Disk;
+use crate::ops::{Disk, Op};
 use crate::recorder::{Event, Recorder};
 use crate::tree::Tree;
 use crate::walk::{Seen, walk};
 use std::collections::BTreeSet;
 use std::process::Command;
-use xip_core::Alone;
-use xip_ext2::{Volume, check};
+use xip_core::{Alone, ops::Durable};
+use xip_ext2::{Error, Volume, check};
 
 /// One image in so many, chosen by its hash, is shown to `e2fsck`: a process takes as long as a hundred images without
 /// it.
-const E2FSCK_EVERY: u64 = 250;
+const E2FSCK_EVERY: u64 = 120;
 /// One in so many is checked again after its repair.
 const CHECK_AGAIN_EVERY: u64 = 5;
 /// In one repair of so many that change something, crashes are tried.
@@ -44,6 +45,11 @@ impl Judge {
         Self { scratch, memory, file, shown_to_e2fsck: 0, in_repairs: 0, in_repair: false }
     }
 
+    /// Begins again with this image.
+    pub fn reset(&self, image: &[u8]) {
+        self.scratch.put(0, image);
+    }
+
     /// These lines are durable now.
     pub fn advance(&self, cache: &Cache, lines: &[usize]) {
         lines.iter().for_each(|&line| self.scratch.put(line * LINE, cache.durable(line)));
@@ -62,7 +68,9 @@ impl Judge {
             }
         }
         lines.iter().for_each(|&line| self.scratch.put(line * LINE, cache.durable(line)));
-        if verdict.is_ok() && lines.len() > image.len() && !self.in_repair && hash.is_multiple_of(REPAIR_EVERY) {
+        // Not of those that were used again.
+        let chosen = hash % REPAIR_EVERY == 1 && !hash.is_multiple_of(E2FSCK_EVERY);
+        if verdict.is_ok() && lines.len() > image.len() && !self.in_repair && chosen {
             verdict = self.crash_in_repair(cache, image, &events, allowed);
         }
         verdict
@@ -105,7 +113,24 @@ impl Judge {
             }
         }
         compare(&walk(&open(&self.scratch)?)?, allowed)?;
-        if hash.is_multiple_of(E2FSCK_EVERY) { self.show_to_e2fsck() } else { Ok(()) }
+        if hash.is_multiple_of(E2FSCK_EVERY) {
+            self.use_again(allowed)?;
+            self.show_to_e2fsck()?;
+        }
+        Ok(())
+    }
+
+    /// The repaired volume is as good as any.
+    fn use_again(&self, allowed: &[&Tree]) -> Result<(), String> {
+        let mut volume = open(&self.scratch)?;
+        volume.repaired();
+        for op in [Op::Create("/again"), Op::Write("/again", 0, 4096, Durable::No), Op::Unlink("/again"), Op::Close] {
+            match op.run(&mut volume) {
+                Ok(()) | Err(Error::NoSpace) => {}
+                Err(error) => return Err(format!("used again: {op:?}: {error}")),
+            }
+        }
+        compare(&walk(&volume)?, allowed).map_err(|what| format!("used again: {what}"))
     }
 
     fn check(&mut self, repair: bool) -> Result<check::Summary, String> {
@@ -132,7 +157,8 @@ impl Judge {
 }
 
 fn open(device: &Recorder) -> Result<Disk<'_>, String> {
-    let volume = Volume::open(device, Alone::default()).map_err(|error| format!("does not open: {error}"))?;
+    let volume =
+        Volume::open(device, Alone::at(crate::base::NOW)).map_err(|error| format!("does not open: {error}"))?;
     volume.read_only().map_or(Ok(volume), |reason| Err(format!("opens only for reading: {reason}")))
 }
 

@@ -182,8 +182,8 @@ impl Op {
     }
 }
 
-/// A write under way may be found in part, each byte old or new; its size wholly or not at all. When it has returned,
-/// all of it is durable.
+/// A write under way may be found in part, each byte old or new, as far as the file went before; its size comes after
+/// all of its bytes (contract 3). When it has returned, all of it is durable.
 fn write(tree: &mut Tree, during: &mut Vec<Tree>, path: &str, at: usize, bytes: &[u8]) -> Result<(), Refused> {
     let data = tree.data(path)?;
     let mut new = data.newest();
@@ -191,12 +191,9 @@ fn write(tree: &mut Tree, during: &mut Vec<Tree>, path: &str, at: usize, bytes: 
     new[at..at + bytes.len()].copy_from_slice(bytes);
     let new = Rc::new(new);
     data.size = new.len();
-    let old = std::mem::replace(&mut data.versions, vec![new.clone()]);
+    data.versions = vec![new.clone()];
     drop_set_id(tree, during, path)?;
     during.last_mut().unwrap().data(path)?.versions.push(new);
-    let mut torn = tree.clone();
-    torn.data(path)?.versions.extend(old);
-    during.push(torn);
     Ok(())
 }
 

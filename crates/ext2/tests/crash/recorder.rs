@@ -149,3 +149,40 @@ impl Device for Recorder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_through_regions_are_seen_and_in_their_order() {
+        let device = Recorder::new(&[7; 2 * PAGE_SIZE]);
+        let region = device.direct_access_mut(PageNo(1), 1).unwrap();
+        region.write(10, &[1, 2]);
+        device.write(0, &[3]).unwrap();
+        region.zero(100, 1);
+        device.fence().unwrap();
+        // What changes nothing is no store.
+        region.write(10, &[1]);
+        region.write(20, &[4]);
+        let seen: Vec<_> = device
+            .take()
+            .into_iter()
+            .map(|event| match event {
+                Event::Store { at, bytes } => (at, bytes),
+                _ => (0, Vec::new()),
+            })
+            .collect();
+        let at = |n: usize| PAGE_SIZE + n;
+        assert_eq!(seen, [(at(10), vec![1, 2]), (0, vec![3]), (at(100), vec![0]), (0, vec![]), (at(20), vec![4])]);
+        assert!(device.take().is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "was not recorded")]
+    fn a_store_past_the_recorder_is_an_error() {
+        let device = Recorder::new(&[7; PAGE_SIZE]);
+        device.memory.write(0, &[1]).unwrap();
+        device.take();
+    }
+}
