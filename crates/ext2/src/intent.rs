@@ -84,8 +84,8 @@ impl Intent {
     ///
     /// # Errors
     /// As [`Intent::change`].
-    pub(crate) fn links(&mut self, at: u64, old: &RawInode, new: &RawInode) -> Result<(), Error> {
-        self.change(at + INODE_LINKS, &old.links().to_le_bytes(), &new.links().to_le_bytes())
+    pub(crate) fn links(&mut self, at: u64, old: u16, new: u16) -> Result<(), Error> {
+        self.change(at + INODE_LINKS, &old.to_le_bytes(), &new.to_le_bytes())
     }
 
     pub(crate) fn stores(&self) -> Stores<'_> {

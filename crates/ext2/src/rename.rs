@@ -9,7 +9,7 @@
 use crate::dir::{self, Found, Room, Store};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::inode::{InodeNo, Kind, SetAttributes};
+use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
 use crate::intent::Intent;
 use crate::namei::MAX_LINKS;
 use crate::raw::RawInode;
@@ -37,15 +37,35 @@ struct Left(Option<InodeNo>);
 /// The most inodes that take part: two directories, what is moved, what is replaced.
 const MOST: usize = 4;
 
-/// The inodes that take part, each once, as they were and as they shall be.
-struct Inodes {
-    items: [Option<(InodeNo, RawInode, RawInode)>; MOST],
+/// An inode that takes part.
+#[derive(Clone, Copy)]
+struct Part {
+    number: InodeNo,
+    /// Byte address.
+    at: u64,
+    raw: RawInode,
+    /// Its count of links, as it shall be.
+    links: u16,
 }
 
-impl Inodes {
-    fn wanted(&mut self, number: InodeNo) -> Option<&mut RawInode> {
-        self.items.iter_mut().flatten().find(|item| item.0 == number).map(|item| &mut item.2)
+/// Each of them once.
+struct Parts([Option<Part>; MOST]);
+
+impl Parts {
+    /// Changes a count of links: the new one.
+    fn links(&mut self, number: InodeNo, change: impl FnOnce(u16) -> u16) -> u16 {
+        let Some(part) = self.0.iter_mut().flatten().find(|part| part.number == number) else { return 0 };
+        part.links = change(part.links);
+        part.links
     }
+}
+
+fn up(links: u16) -> u16 {
+    links.saturating_add(1)
+}
+
+fn down(links: u16) -> u16 {
+    links.saturating_sub(1)
 }
 
 impl<D: Device, E: Env> Volume<D, E> {
@@ -169,12 +189,30 @@ impl<D: Device, E: Env> Volume<D, E> {
         how: Rename,
     ) -> Result<Option<InodeNo>, Error> {
         let (source, target) = (InodeNo(old.inode), new.map(|new| InodeNo(new.inode)));
-        let moved = self.read_inode(source)?;
-        let other = target.map(|target| self.read_inode(target)).transpose()?;
+        let mut parts = Parts([None; MOST]);
+        for number in [Some(from.0), Some(to.0), Some(source), target].into_iter().flatten() {
+            let Some(free) = parts.0.iter_mut().find(|part| part.is_none_or(|part| part.number == number)) else {
+                break;
+            };
+            if free.is_none() {
+                let at = self.inode_at(number)?;
+                let raw = self.raw_inode_at(at)?;
+                *free = Some(Part { number, at, raw, links: raw.links() });
+            }
+        }
+        let inode = |number: InodeNo| {
+            let part = parts.0.iter().flatten().find(|part| part.number == number).ok_or(Error::NotFound)?;
+            Inode::check(&part.raw, number, self.geometry.largest_file())
+        };
+        let moved = inode(source)?;
+        let other = target.map(inode).transpose()?;
         let [is_directory, other_is] = [Some(moved), other].map(|i| i.is_some_and(|i| i.kind == Kind::Directory));
         let across = from.0 != to.0;
-        let (new_parent, mut into) = self.live_directory(to.0)?;
-        let mut out = if across { self.live_directory(from.0)?.1 } else { self.directory_of(&new_parent)? };
+        let [old_parent, new_parent] = [inode(from.0)?, inode(to.0)?];
+        if old_parent.links == 0 || new_parent.links == 0 {
+            return Err(Error::NotFound);
+        }
+        let [mut out, mut into] = [self.directory_of(&old_parent)?, self.directory_of(&new_parent)?];
         match (how, target) {
             (Rename::NoReplace, Some(_)) => return Err(Error::Exists),
             (Rename::Exchange, None) => return Err(Error::NotFound),
@@ -192,31 +230,15 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
             _ => {}
         }
-        // Only the directory of the new name, or that of the old one by an exchange, gains a `..` that leads to it.
-        let gains = |name: Name<'_>| {
-            let raw = self.raw_inode(name.0)?;
-            if raw.links() >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(()) }
+        // Who gains a `..` that leads to it, and loses none.
+        let (gains, loses) = match how {
+            Rename::Exchange => (is_directory && !other_is, other_is && !is_directory),
+            _ => (is_directory && !other_is, false),
         };
-        match how {
-            Rename::Exchange if across && is_directory && !other_is => gains(to)?,
-            Rename::Exchange if across && other_is && !is_directory => gains(from)?,
-            Rename::Exchange => {}
-            _ if across && is_directory && !other_is && new_parent.links >= MAX_LINKS => {
-                return Err(Error::TooManyLinks);
-            }
-            _ => {}
+        if across && (gains && new_parent.links >= MAX_LINKS || loses && old_parent.links >= MAX_LINKS) {
+            return Err(Error::TooManyLinks);
         }
 
-        let mut inodes = Inodes { items: [None; MOST] };
-        for number in [Some(from.0), Some(to.0), Some(source), target].into_iter().flatten() {
-            if inodes.wanted(number).is_none() {
-                let free = inodes.items.iter_mut().find(|item| item.is_none());
-                let raw = self.raw_inode(number)?;
-                if let Some(free) = free {
-                    *free = Some((number, raw, raw));
-                }
-            }
-        }
         let mut intent = Intent::new();
         let mut left = None;
         // The old name's entry, if its bytes can only be used again later.
@@ -232,6 +254,12 @@ impl<D: Device, E: Env> Volume<D, E> {
                     Some(room) => room,
                     None => dir::room(&mut into, to.1)?,
                 };
+                if into.replaced
+                    && let Some(part) = parts.0.iter_mut().flatten().find(|part| part.number == to.0)
+                {
+                    // It has grown.
+                    part.raw = self.raw_inode_at(part.at)?;
+                }
                 if into.replaced && !across {
                     out = self.directory(from.0)?;
                     old = dir::find(&out, from.1)?.ok_or(Error::NotFound)?;
@@ -254,37 +282,39 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         if is_directory && across {
             self.change_name(&mut intent, (source, b".."), to.0, kind)?;
-            links(&mut inodes, from.0, -1);
-            links(&mut inodes, to.0, 1);
+            parts.links(from.0, down);
+            parts.links(to.0, up);
         }
         match (how, target, other_is) {
             (Rename::Exchange, Some(target), true) if across => {
                 self.change_name(&mut intent, (target, b".."), from.0, Kind::Directory.entry_type())?;
-                links(&mut inodes, to.0, -1);
-                links(&mut inodes, from.0, 1);
+                parts.links(to.0, down);
+                parts.links(from.0, up);
             }
             (Rename::Replace, Some(target), true) => {
                 // Its own `.`, and its `..`.
-                links(&mut inodes, target, i16::MIN);
-                links(&mut inodes, to.0, -1);
+                parts.links(target, |_| 0);
+                parts.links(to.0, down);
                 left = Some(target);
             }
             (Rename::Replace, Some(target), false) => {
-                left = (links(&mut inodes, target, -1) == 0).then_some(target);
+                left = (parts.links(target, down) == 0).then_some(target);
             }
             _ => {}
         }
         let now = self.env.now();
-        for (number, old, new) in inodes.items.iter().flatten() {
-            intent.links(self.inode_at(*number)?, old, new)?;
+        for part in parts.0.iter().flatten() {
+            intent.links(part.at, part.raw.links(), part.links)?;
         }
         // This publishes.
         self.apply(self.fence()?, &mut intent)?;
         // Times may be those from before.
-        for (number, old, mut new) in inodes.items.into_iter().flatten() {
-            let mtime = (number == from.0 || number == to.0).then_some(now);
+        for part in parts.0.iter().flatten() {
+            let mut new = part.raw;
+            new.set_links(part.links);
+            let mtime = (part.number == from.0 || part.number == to.0).then_some(now);
             SetAttributes { mtime, ..SetAttributes::default() }.apply(&mut new, now);
-            self.put_changes(self.inode_at(number)?, &old, &new)?;
+            self.put_changes(part.at, &part.raw, &new)?;
         }
         self.fence()?;
         if let Some((block, at)) = hole {
@@ -328,12 +358,4 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.device.read(at, old)?;
         intent.change(at, old, store.bytes())
     }
-}
-
-/// Changes a count of links: the new one.
-fn links(inodes: &mut Inodes, number: InodeNo, change: i16) -> u16 {
-    let Some(raw) = inodes.wanted(number) else { return 0 };
-    let count = if change == i16::MIN { 0 } else { raw.links().saturating_add_signed(change) };
-    raw.set_links(count);
-    count
 }

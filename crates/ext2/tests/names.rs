@@ -203,6 +203,21 @@ fn exchange_swaps_files_and_directories_across_directories() {
     fsck(&volume);
 }
 
+/// The directory that a directory is moved to grows on the way: its size, its count of blocks and its links are all right.
+#[test]
+fn directories_move_into_one_that_grows() {
+    let volume = volume(1024, 200);
+    let [from, to] = ["from", "to"].map(|name| make(&volume, InodeNo::ROOT, name, NewKind::Directory));
+    for n in 0..60 {
+        let name = format!("{n:0>200}");
+        make(&volume, from, &name, NewKind::Directory);
+        assert_eq!(volume.rename(from, name.as_bytes(), to, name.as_bytes(), Rename::Replace), Ok(None));
+        assert_eq!((links(&volume, from), links(&volume, to)), (2, 3 + n));
+        fsck(&volume);
+    }
+    assert!(volume.inode(to).unwrap().size > 3 * 4096);
+}
+
 /// Names of all lengths come, go and move between a small, a large and an indexed directory, against a model.
 #[test]
 fn names_are_a_map_whatever_is_done_to_them() {
