@@ -17,6 +17,7 @@
 //! | `dir`, `xattr` | names, extended attributes: what the bytes mean |
 //! | `attributes`, `directory`, `symlink` | what files have beside their data, on a volume |
 //! | `namei`, `unlink`, `rename` | names that come, go and move |
+//! | `check` | what is wrong with a volume, and how it is mended |
 //!
 //! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7, argued in `docs/order.md`.
 //!

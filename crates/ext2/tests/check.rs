@@ -3,11 +3,12 @@
 
 mod support;
 
+use std::cell::Cell;
 use support::{Bytes, NOW, fsck_file, volume};
 use xip_core::ops::{self, Writer};
-use xip_core::{Alone, Device};
+use xip_core::{Alone, Device, Properties};
 use xip_ext2::check::{Class, Finding, Options, Summary, check, memory_wanted};
-use xip_ext2::{Error, File, InodeNo, NewInode, NewKind, Volume};
+use xip_ext2::{Error, File, InodeNo, NewInode, NewKind, Rename, Volume};
 
 fn run(device: &Bytes, repair: bool) -> (Summary, Vec<Finding>) {
     let mut memory = vec![0xaa; memory_wanted(device).unwrap()];
@@ -279,4 +280,51 @@ fn a_directory_that_lost_its_name_keeps_what_is_in_it() {
     let (_, found) = run(&sample.device, true);
     assert!(found.iter().any(|finding| finding.class() == Class::Damage && finding.inode() == Some(sample.dir)));
     assert!(sample.device.to_vec() == before);
+}
+
+/// A device that takes so many stores and loses all that come after.
+struct Failing<'d>(&'d Bytes, Cell<u32>);
+
+impl Device for Failing<'_> {
+    fn pages(&self) -> u64 {
+        self.0.pages()
+    }
+    fn properties(&self) -> Properties {
+        self.0.properties()
+    }
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), xip_core::Error> {
+        self.0.read(at, to)
+    }
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), xip_core::Error> {
+        match self.1.get().checked_sub(1) {
+            Some(left) => self.1.set(left),
+            None => return Ok(()),
+        }
+        self.0.write(at, from)
+    }
+}
+
+/// Contract 7: a directory that moves is named once, wherever the power was lost. The check sees it as it will be when
+/// the move is completed, and completes it.
+#[test]
+fn a_move_of_a_directory_that_was_under_way_is_completed() {
+    let clean = sample().device.to_vec();
+    let mut under_way = 0;
+    for stores in 0..40 {
+        let device = Bytes::of(&clean);
+        let volume = Volume::open(Failing(&device, Cell::new(stores)), Alone::at(NOW)).unwrap();
+        let dir = volume.lookup(InodeNo::ROOT, b"dir").unwrap().unwrap();
+        let _ = volume.rename(InodeNo::ROOT, b"empty", dir, b"moved", Rename::default());
+        let (summary, found) = run(&device, false);
+        assert_eq!(summary.damages, 0, "{stores} stores: {found:?}");
+        under_way += u32::from(found.contains(&Finding::Intent));
+        assert!(run(&device, true).0.is_clean());
+        assert_eq!(run(&device, true), (Summary::default(), vec![]));
+        e2fsck(&device);
+        let volume = Volume::open(&device, Alone::at(NOW)).unwrap();
+        let names = [(InodeNo::ROOT, &b"empty"[..]), (dir, b"moved")];
+        let there = names.map(|(parent, name)| volume.lookup(parent, name).unwrap().is_some());
+        assert!(there == [true, false] || there == [false, true], "{stores} stores: {there:?}");
+    }
+    assert!(under_way > 0);
 }
