@@ -196,6 +196,8 @@ impl World {
                 Chmod("/a", 0o600),
                 Chmod("/b", 0o6755),
                 Chmod("/sparse", 0o6755),
+                Stray("/a"),
+                Stray("/b"),
                 Close,
             ],
             Self::Full => vec![

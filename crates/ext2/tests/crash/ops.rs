@@ -4,7 +4,7 @@ use crate::recorder::Recorder;
 use crate::tree::{Body, Data, Node, Refused, Tree, split};
 use std::rc::Rc;
 use xip_core::ops::{self, Durable, Writer};
-use xip_core::{Alone, InPlace, PAGE_SIZE, space};
+use xip_core::{Alone, Create, Device, Extent, InPlace, Mapping, PAGE_SIZE, PageIndex, space};
 use xip_ext2::{Blocks, Error, File, InodeNo, NewInode, NewKind, Rename, SetAttributes, Volume};
 
 pub type Disk<'a> = Volume<&'a Recorder, Alone>;
@@ -32,6 +32,8 @@ pub enum Op {
     SetAttribute(&'static str, &'static str, usize),
     RemoveAttribute(&'static str, &'static str),
     Chmod(&'static str, u16),
+    /// Bytes beyond the end of a file, to the end of its page, that come through a mapping (contract 3, tail rule).
+    Stray(&'static str),
     /// The volume is closed; what comes after opens it again.
     Close,
 }
@@ -108,6 +110,7 @@ impl Op {
                 after.node(path)?.attributes.remove(name).ok_or(Refused)?;
             }
             Self::Chmod(path, permissions) => after.node(path)?.permissions = permissions,
+            Self::Stray(path) => drop(after.data(path)?),
             Self::Close => {}
         }
         during.push(after.clone());
@@ -176,6 +179,20 @@ impl Op {
             Self::Chmod(path, permissions) => {
                 let change = SetAttributes { permissions: Some(permissions), ..SetAttributes::default() };
                 volume.set_attributes(find(volume, path)?, &change)
+            }
+            Self::Stray(path) => {
+                let size = volume.inode(find(volume, path)?)?.size as usize;
+                with(volume, path, |file| {
+                    let within = size % PAGE_SIZE;
+                    let page = file.mapping().get_xip_page(PageIndex::of(size as u64), Create::No)?;
+                    if let (Extent::Storage(run), 1..) = (page, within) {
+                        let device = volume.device();
+                        device.direct_access_mut(run.first, 1)?.write(within, &vec![0x77; PAGE_SIZE - within]);
+                        device.flush(run.first.0 * PAGE_SIZE as u64, PAGE_SIZE as u64)?;
+                        device.fence()?;
+                    }
+                    Ok(())
+                })
             }
             Self::Close => unreachable!("done above"),
         }
