@@ -6,7 +6,7 @@
 //! Locks: the tree when two directories take part, so that no loop arises and every `..` stands still; then the inodes,
 //! lower numbers first. Which inodes is only known by looking, so it is looked again when they are locked.
 
-use crate::dir::{self, Found, Room, Store};
+use crate::dir::{self, Both, Found, Room, Store};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
@@ -88,6 +88,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         if dir::is_dot(old_name) || dir::is_dot(new_name) {
             return Err(Error::InvalidName);
         }
+        dir::check_len(old_name)?;
         dir::check_new_name(new_name)?;
         self.check_writable()?;
         let (from, to) = ((old_parent, old_name), (new_parent, new_name));
@@ -136,19 +137,9 @@ impl<D: Device, E: Env> Volume<D, E> {
     ) -> Result<Option<Left>, Error> {
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
         let mut directory = self.directory(parent)?;
-        let mut old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
-        let (new, room) = match how {
-            Rename::Exchange => (dir::find(&directory, new_name)?, None),
-            // Who looks for room sees whether there is the name.
-            _ => match dir::room(&mut directory, new_name) {
-                Ok(room) => (None, Some(room)),
-                Err(Error::Exists) => (dir::find(&directory, new_name)?, None),
-                Err(error) => return Err(error),
-            },
-        };
-        if directory.replaced {
-            old = dir::find(&directory, old_name)?.ok_or(Error::NotFound)?;
-        }
+        let Both { old, new, room } = dir::both(&mut directory, old_name, new_name, how == Rename::Exchange)?;
+        let old = if directory.replaced { dir::find(&directory, old_name)? } else { old };
+        let old = old.ok_or(Error::NotFound)?;
         let (source, target) = (old.inode, new.map_or(old.inode, |new| new.inode));
         let (low, high) = (source.min(target), source.max(target));
         if low <= parent.0 {
@@ -241,8 +232,9 @@ impl<D: Device, E: Env> Volume<D, E> {
 
         let mut intent = Intent::new();
         let mut left = None;
-        // The old name's entry, if its bytes can only be used again later.
-        let mut hole = None;
+        // The old name has gone with the store that adds the new one; or where its entry is, if its bytes can only be used again
+        // later.
+        let (mut gone, mut hole) = (false, None);
         let kind = moved.kind.entry_type();
         let room = match new {
             Some(new) => {
@@ -264,16 +256,28 @@ impl<D: Device, E: Env> Volume<D, E> {
                     out = self.directory(from.0)?;
                     old = dir::find(&out, from.1)?.ok_or(Error::NotFound)?;
                 }
-                dir::put(&mut into, &room, to.1, source.0, kind)?;
-                self.store_entry(&mut intent, &into, room.block, &room.store(source.0))?;
                 Some(room)
             }
         };
+        let near = room.filter(|room| !across && old.is_near(room));
+        if let Some(room) = room {
+            let (room, store) = match near.and_then(|room| old.replaced_by(&room)) {
+                Some((room, store)) => {
+                    // This takes the old name away, too.
+                    gone = true;
+                    (room, store)
+                }
+                None => (room, room.store(source.0)),
+            };
+            dir::put(&mut into, &room, to.1, source.0, kind)?;
+            self.store_entry(&mut intent, &into, room.block, &store)?;
+        }
         match (how, target, other) {
+            _ if gone => {}
             (Rename::Exchange, Some(target), Some(other)) => {
                 self.change_entry(&mut intent, &out, &old, target, other.kind.entry_type())?;
             }
-            _ if !across && room.is_some_and(|room| old.is_near(&room)) => {
+            _ if near.is_some() => {
                 // Both change the length of one entry: the bytes are given to the entry before it afterwards.
                 self.store_entry(&mut intent, &out, old.block, &Store::of_inode(old.at, 0))?;
                 hole = Some((old.block, old.at));

@@ -62,11 +62,14 @@ impl Head {
     /// Whether this can be an entry where `rest` bytes are left in the block. Then its name is inside, too.
     #[inline(always)]
     pub(crate) fn is_good(&self, rest: usize, max_inode: u32) -> bool {
+        // All at once, since nearly all entries are good. A multiple of 4 that has room for the name has it with its
+        // padding.
         self.len.is_multiple_of(4)
-            && self.len >= needed(self.name_len.max(1))
-            && self.len <= rest
-            && self.inode <= max_inode
-            && (self.inode == 0 || self.name_len > 0)
+            & (self.len >= HEAD + self.name_len)
+            & (self.len >= ENTRY_MIN)
+            & (self.len <= rest)
+            & (self.inode <= max_inode)
+            & ((self.inode == 0) | (self.name_len > 0))
     }
 }
 

@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::inode::{InodeNo, Kind};
 use entry::{Block, ENTRY_MAX, NAME_MAX};
 pub(crate) use listing::{Listing, Order};
+pub(crate) use scan::Both;
 use xip_core::Region;
 
 /// A name in a directory.
@@ -156,6 +157,22 @@ impl Found {
         let touched = room.before.map_or(room.at, |(at, _)| at);
         room.block == self.block && (touched == self.at || self.before.is_some_and(|(at, _)| at == touched))
     }
+
+    /// Where the room is next to this entry, one store can add the new one and take this one away: the room as it is then, and
+    /// the store.
+    pub(crate) fn replaced_by(&self, room: &Room) -> Option<(Room, Store)> {
+        match (self.before, room.before) {
+            // Between the entry before and this one: the new one reaches to the end of this one.
+            (Some((before, _)), Some((at, used))) if at == before => {
+                Some((Room { len: room.len + self.len, ..*room }, Store::of_len(before, used)))
+            }
+            // At the end of this one: the entry before reaches to the new one.
+            (Some((before, len)), Some((at, used))) if at == self.at => {
+                Some((*room, Store::of_len(before, len + used)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A block that was read, for its entries.
@@ -169,13 +186,16 @@ fn view<'a>(blocks: &impl DirBlocks, number: u32, bytes: &'a [u8; 4096]) -> Bloc
 /// # Errors
 /// [`Error::NameTooLong`], [`Error::InvalidName`]; [`Error::Exists`] for `.` and `..`, which every directory has.
 pub(crate) fn check_new_name(name: &[u8]) -> Result<(), Error> {
-    if name.len() > NAME_MAX {
-        return Err(Error::NameTooLong);
-    }
+    check_len(name)?;
     if name.is_empty() || !entry::is_plain(name) {
         return Err(Error::InvalidName);
     }
     if is_dot(name) { Err(Error::Exists) } else { Ok(()) }
+}
+
+/// That a name can be one at all.
+pub(crate) fn check_len(name: &[u8]) -> Result<(), Error> {
+    if name.len() > NAME_MAX { Err(Error::NameTooLong) } else { Ok(()) }
 }
 
 fn stored_kind(blocks: &impl DirBlocks, kind: u8) -> u8 {
@@ -201,9 +221,7 @@ pub(crate) fn lookup(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<(u32
 
 /// Where `name` is.
 pub(crate) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>, Error> {
-    if name.len() > NAME_MAX {
-        return Err(Error::NameTooLong);
-    }
+    check_len(name)?;
     if !blocks.indexed() {
         return linear::find(blocks, name, 0..blocks.count());
     }
@@ -241,6 +259,32 @@ pub(crate) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Room, Err
         return Ok(room);
     }
     linear::append(blocks)
+}
+
+/// What a rename within a directory has to know: where the two names are, and where the new one has room, which is made if
+/// it is not to be an `exchange` and there is none. When blocks were replaced for that, the old name has to be looked for
+/// again.
+///
+/// # Errors
+/// As [`room`], but for [`Error::Exists`].
+pub(crate) fn both(blocks: &mut impl DirBlocks, old: &[u8], new: &[u8], exchange: bool) -> Result<Both, Error> {
+    // A directory of one block is walked through once for all of it.
+    if !blocks.indexed() && blocks.count() == 1 {
+        let both = scan::both(blocks, 0, old, new)?;
+        if both.room.is_some() || both.new.is_some() {
+            return Ok(both);
+        }
+    }
+    let found = find(blocks, old)?;
+    if found.is_none() || exchange {
+        return Ok(Both { old: found, new: find(blocks, new)?, room: None });
+    }
+    // Who looks for room sees whether there is the name.
+    match room(blocks, new) {
+        Ok(room) => Ok(Both { old: found, new: None, room: Some(room) }),
+        Err(Error::Exists) => Ok(Both { old: found, new: find(blocks, new)?, room: None }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Puts an entry where there is room for it; [`Room::store`] makes it one.

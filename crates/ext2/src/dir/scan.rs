@@ -14,12 +14,13 @@ pub(super) trait Bytes: Copy {
     /// `N` bytes at `at`; zeros where they are not inside.
     fn array<const N: usize>(self, at: usize) -> [u8; N];
 
-    /// Whether `name`, which is not empty, stands at `at`.
+    /// Whether `name` stands at `at`.
     #[inline(always)]
     fn is(self, at: usize, name: &[u8]) -> bool {
-        // The last byte first: names in one directory often differ only there.
-        let Some((last, _)) = name.split_last() else { return false };
-        if self.array(at + name.len() - 1) != [*last] {
+        // The last bytes first: names in one directory often differ only there.
+        if let Some(last) = name.last_chunk::<4>()
+            && self.array(at + name.len() - 4) != *last
+        {
             return false;
         }
         let (words, rest) = name.as_chunks::<8>();
@@ -220,4 +221,52 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
 /// [`Error::Exists`] if it has the name.
 pub(super) fn room(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<Option<Room>, Error> {
     look(blocks, number, FindRoom(Find { blocks, number, name }))
+}
+
+/// What a rename within one block has to know: where the names are, and room for the new one.
+#[derive(Clone, Copy)]
+pub(crate) struct Both {
+    pub(crate) old: Option<Found>,
+    pub(crate) new: Option<Found>,
+    pub(crate) room: Option<Room>,
+}
+
+struct FindBoth<'a, D> {
+    old: Find<'a, D>,
+    new: &'a [u8],
+}
+
+impl<D: DirBlocks> Look for FindBoth<'_, D> {
+    type Out = Both;
+
+    #[inline]
+    fn look(self, bytes: impl Bytes) -> Result<Both, Error> {
+        let Find { blocks, number, name } = self.old;
+        let mut both = Both { old: None, new: None, room: None };
+        let need = needed(self.new.len());
+        let mut before = None;
+        let walked = walk(bytes, blocks.max_inode(), |at, head| {
+            let Head { inode, len, name_len, kind } = head;
+            let used = if inode == 0 { 0 } else { needed(name_len) };
+            if both.room.is_none() && len - used >= need {
+                let before = (inode != 0).then_some((at, used));
+                both.room = Some(Room { block: number, at: at + used, len: len - used, before });
+            }
+            let found = Found { block: number, at, len, before, inode, kind };
+            if inode != 0 && name_len == name.len() && bytes.is(at + HEAD, name) {
+                both.old = Some(found);
+            }
+            if inode != 0 && name_len == self.new.len() && bytes.is(at + HEAD, self.new) {
+                both.new = Some(found);
+            }
+            before = Some((at, len));
+            None::<()>
+        });
+        if matches!(walked, Walked::Damage) { Err(what_is_wrong(blocks, number)) } else { Ok(both) }
+    }
+}
+
+/// Looks for two names in one block, and for room for the second.
+pub(super) fn both(blocks: &impl DirBlocks, number: u32, old: &[u8], new: &[u8]) -> Result<Both, Error> {
+    look(blocks, number, FindBoth { old: Find { blocks, number, name: old }, new })
 }
