@@ -22,6 +22,9 @@ pub(crate) mod feature {
     pub(crate) const COMPAT_RESIZE_INODE: u32 = 0x10;
     pub(crate) const COMPAT_DIR_INDEX: u32 = 0x20;
     pub(crate) const INCOMPAT_FILETYPE: u32 = 0x2;
+    /// Not a feature of the format: an intent record may be there (`intent`), and who does not know the bit leaves the volume
+    /// alone.
+    pub(crate) const INCOMPAT_INTENT: u32 = 0x4000_0000;
     pub(crate) const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
     pub(crate) const RO_COMPAT_LARGE_FILE: u32 = 0x2;
     /// `s_flags`: directory hashes take characters as unsigned.

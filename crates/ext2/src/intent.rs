@@ -5,9 +5,11 @@
 //! bytes nothing begins there. Written, flushed, fenced; then the stores themselves, flushed and fenced; then the record
 //! is cleared. A volume that is opened read-write completes a record that it finds whole.
 //!
-//! The kernel and e2fsck know nothing of the record. If one of them had the volume in between, it must not be completed:
-//! it holds a stamp of the superblock's times, counts and state, which they change, and every byte that it would change
-//! must still be the old or the new one. Else it is dropped.
+//! The kernel and e2fsck know nothing of the record, and would take what is half done for the whole. So while it stands, a
+//! feature bit that they do not know stands in the superblock, and they refuse the volume. Should one of them have had it
+//! in between all the same, the record must not be completed: it holds a stamp of the superblock's times, counts and
+//! state, which they change, and every byte that it would change must still be the old or the new one. Else it is
+//! dropped.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -19,6 +21,7 @@
 
 use crate::error::Error;
 use crate::geometry::SUPER_AT;
+use crate::geometry::feature::INCOMPAT_INTENT;
 use crate::order::{Durable, is_one_store};
 use crate::raw::{INODE_LINKS, RawInode, bytes_at};
 use crate::volume::Volume;
@@ -34,6 +37,8 @@ const STAMP_LEN: usize = 24;
 /// Where the superblock has what the stamp is made of.
 const STAMP_AT: u64 = SUPER_AT + 44;
 const HEAD: usize = STAMP + STAMP_LEN;
+/// Where the superblock has `s_feature_incompat`.
+const FEATURES_AT: u64 = SUPER_AT + 96;
 /// Where stores may be: after the superblock's block.
 const FIRST: u64 = 4096;
 /// Bytes of a store before its old and new ones.
@@ -182,12 +187,14 @@ impl<D: Device, E: Env> Volume<D, E> {
         let sum = checksum(&intent.bytes[LEN..intent.len]);
         intent.bytes[4..LEN].copy_from_slice(&sum.to_le_bytes());
         self.put(AT, &intent.bytes[..intent.len])?;
+        self.mark_intent(true)?;
         self.fence()?;
         for (at, _, new) in intent.stores().flatten() {
             self.put(at, new)?;
         }
         self.fence()?;
         self.put_zeros(AT, intent.len as u64)?;
+        self.mark_intent(false)?;
         // Before anything else is stored: a record that comes back would undo it.
         self.fence()?;
         Ok(())
@@ -198,7 +205,12 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// The device's.
     pub(crate) fn complete_intent(&self) -> Result<(), Error> {
-        let Some(found) = self.pending_intent()? else { return Ok(()) };
+        let Some(found) = self.pending_intent()? else {
+            // One that was not written wholly, or had been cleared.
+            self.mark_intent(false)?;
+            self.fence()?;
+            return Ok(());
+        };
         if found.len > HEAD {
             for (at, _, new) in found.stores().flatten() {
                 self.put(at, new)?;
@@ -206,8 +218,18 @@ impl<D: Device, E: Env> Volume<D, E> {
             self.fence()?;
         }
         self.put_zeros(AT, CAPACITY as u64)?;
+        self.mark_intent(false)?;
         self.fence()?;
         Ok(())
+    }
+
+    /// Sets or clears the bit of the superblock that keeps the kernel and e2fsck away: they would take a half for the whole.
+    fn mark_intent(&self, pending: bool) -> Result<(), Error> {
+        let mut bytes = [0; 4];
+        self.device.read(FEATURES_AT, &mut bytes)?;
+        let old = u32::from_le_bytes(bytes);
+        let new = if pending { old | INCOMPAT_INTENT } else { old & !INCOMPAT_INTENT };
+        if new != old { self.put(FEATURES_AT, &new.to_le_bytes()) } else { Ok(()) }
     }
 
     /// The record of a crash, without stores if it has to be dropped.

@@ -1,6 +1,8 @@
 //! The bytes of the records on storage, little-endian, as they are. Nothing here is checked: see `geometry` and
 //! `inode`, which turn records into checked types. Fields that are not named survive a rewrite.
 
+use crate::geometry::feature::INCOMPAT_INTENT;
+
 /// A record: its bytes, and its named fields at their offsets. That every field lies inside is checked when compiling.
 macro_rules! record {
     ($(#[$meta:meta])* $name:ident: $len:literal { $($field:ident $set:ident: $ty:ty = $offset:literal,)* }) => {
@@ -67,7 +69,7 @@ record! {
         inode_size set_inode_size: u16 = 88,
         block_group set_block_group: u16 = 90,
         compat set_compat: u32 = 92,
-        incompat set_incompat: u32 = 96,
+        all_incompat set_incompat: u32 = 96,
         ro_compat set_ro_compat: u32 = 100,
         uuid set_uuid: u128 = 104,
         label set_label: u128 = 120,
@@ -76,6 +78,13 @@ record! {
         hash_version set_hash_version: u8 = 252,
         make_time set_make_time: u32 = 264,
         flags set_flags: u32 = 352,
+    }
+}
+
+impl RawSuper {
+    /// The features that the format has, without the bit that stands for an intent record and keeps others away.
+    pub(crate) fn incompat(&self) -> u32 {
+        self.all_incompat() & !INCOMPAT_INTENT
     }
 }
 

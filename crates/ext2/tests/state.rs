@@ -137,6 +137,7 @@ fn a_rename_is_done_wholly_or_not_at_all_wherever_the_power_is_lost() {
         });
         let (old, new) = raw.unwrap();
         halves += u32::from(old == new);
+        assert!(old != new || keeps_away(image), "who knows no record could take a half for the whole");
         let volume = Volume::open(&bytes, Alone::at(NOW)).unwrap();
         let found = seen(&volume);
         assert!(found == BEFORE || found == AFTER, "{found:?}");
@@ -148,6 +149,11 @@ fn a_rename_is_done_wholly_or_not_at_all_wherever_the_power_is_lost() {
         assert!(bytes.to_vec()[2048..4096].iter().all(|&byte| byte == 0));
     }
     assert!(befores > 0 && befores < images.len() as u32 && halves > 0, "{befores} {halves} of {}", images.len());
+}
+
+/// Whether the superblock has the bit that stands for a record.
+fn keeps_away(image: &Vec<u8>) -> bool {
+    image[1024 + 96 + 3] & 0x40 != 0
 }
 
 /// The image in which the record is written and nothing else is.
@@ -184,6 +190,22 @@ fn a_record_is_dropped_when_another_had_the_volume_in_between_or_it_is_damaged()
     let bytes = Bytes::of(&changed);
     let _ = Volume::open(&bytes, Alone::at(NOW));
     assert_eq!(bytes.to_vec()[first as usize], 0x77, "a record was completed over what it does not know");
+}
+
+/// What is half done is not for those who know no record.
+#[test]
+fn e2fsck_refuses_a_volume_with_a_record_and_takes_it_when_it_was_opened() {
+    let image = at_every_store(rename).into_iter().find(keeps_away).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &image).unwrap();
+    let out = Command::new("e2fsck").arg("-fy").arg(file.path()).output().unwrap();
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("unsupported feature"), "{out:?}");
+    assert!(std::fs::read(file.path()).unwrap() == image, "e2fsck changed it");
+    let bytes = Bytes::of(&image);
+    Volume::open(&bytes, Alone::at(NOW)).unwrap();
+    std::fs::write(file.path(), bytes.to_vec()).unwrap();
+    fsck_file(file.path());
 }
 
 /// Bytes of a record before its stores.
