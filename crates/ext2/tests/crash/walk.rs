@@ -1,7 +1,7 @@
 //! What a volume really holds, and how that differs from what it should.
 
 use crate::ops::Disk;
-use crate::tree::{Body, ROOT, Tree};
+use crate::tree::{Body, Node, ROOT, Tree};
 use std::collections::{BTreeMap, HashMap};
 use xip_ext2::{Error, File, InodeNo, Kind};
 
@@ -163,6 +163,44 @@ impl Seen {
             });
             if let Some(what) = what {
                 return Some(format!("{path}: {what}"));
+            }
+        }
+        None
+    }
+
+    /// The first name that all of these trees have and that is not there with what one of them has. Files may be longer.
+    pub fn loses(&self, trees: &[&Tree]) -> Option<String> {
+        let (first, others) = trees.split_first()?;
+        let mut todo = vec![(String::new(), ROOT, InodeNo::ROOT)];
+        while let Some((path, expected, number)) = todo.pop() {
+            let seen = &self.nodes[&number];
+            let all: Vec<_> = others.iter().filter_map(|tree| Some(&tree.nodes[&tree.find(&path).ok()?])).collect();
+            if all.len() < others.len() {
+                continue;
+            }
+            let node = &first.nodes[&expected];
+            let as_in = |node: &Node| match &node.body {
+                Body::Directory(_) => seen.kind == Kind::Directory,
+                Body::Symlink(target) => target.as_bytes() == seen.bytes,
+                Body::File(data) => {
+                    let bytes = seen.bytes.get(..data.size);
+                    bytes.is_some_and(|bytes| data.first_strange(bytes).is_none())
+                }
+            };
+            if !as_in(node) && !all.into_iter().any(as_in) {
+                return Some(format!("{path} is another"));
+            }
+            if let Body::Directory(names) = &node.body {
+                for (name, &child) in names {
+                    let below = format!("{path}/{name}");
+                    match seen.names.get(name.as_bytes()) {
+                        Some(&number) => todo.push((below, child, number)),
+                        None if others.iter().all(|tree| tree.find(&below).is_ok()) => {
+                            return Some(format!("{below} is missing"));
+                        }
+                        None => {}
+                    }
+                }
             }
         }
         None
