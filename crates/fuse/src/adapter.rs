@@ -1,29 +1,26 @@
 //! The only place that knows `fuser`: requests in, calls on the tree and the volume, replies out. The crate changes its
 //! interface with every release, so its version is pinned and its names end here.
 //!
-//! What the kernel may keep: everything, for ever, since nothing can change. Entries, also those that do not exist, and
-//! attributes get the longest time to live; directories and symbolic links are cached. Bytes of files are the
-//! exception: `FOPEN_DIRECT_IO` keeps reads out of the page cache, where they would be a second copy, and
-//! `FUSE_DIRECT_IO_ALLOW_MMAP` lets such files be mapped all the same. What the kernel itself opens to execute it is kept:
-//! it reads the headers, a page or two, several times at each start, and maps the rest; and a mapping of a file that is
-//! read past the page cache would drop what is there.
+//! What the kernel may keep: everything, since nothing can change. Entries, also those that do not exist, and attributes get
+//! the longest time to live; directories and symbolic links are cached. Files and directories are opened without asking us.
+//! What is read of files is kept within a limit: see [`crate::reads`].
 
 use crate::error::Error;
+use crate::reads::{Reads, tell};
 use crate::session::ServeOptions;
-use crate::tree::{Attributes, EROFS, Tree};
+use crate::tree::{Attributes, Tree};
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, SessionACL,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request, SessionACL,
 };
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 use xip::{File, Kind, Metadata};
@@ -31,53 +28,56 @@ use xip::{File, Kind, Metadata};
 /// For ever: the kernel saturates it.
 const TTL: Duration = Duration::MAX;
 
-/// The kernel's `FMODE_EXEC`, among the flags of an open: `execve` opens the program, or its interpreter.
-const FOR_EXEC: i32 = 0x20;
-
 /// The most that the kernel asks for in one read is 1 MiB; a buffer this large is kept by each thread that needs one.
 const MOST_KEPT: usize = 1 << 20;
 
 /// The thread that has those which answer the kernel. It has the only descriptor: should they all end, whoever waits for
 /// an answer gets an error and does not wait for ever.
 #[derive(Debug)]
-pub(crate) struct Serving(JoinHandle<io::Result<()>>);
+pub(crate) struct Serving {
+    thread: JoinHandle<io::Result<()>>,
+    reads: Arc<Reads>,
+}
 
 impl Serving {
     pub(crate) fn wait(self) -> Result<(), Error> {
-        let ended = self.0.join().unwrap_or_else(|_| Err(io::Error::other("a thread that served it panicked")));
+        let ended = self.thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that served it panicked")));
         ended.map_err(Error::Served)
     }
 
+    pub(crate) fn lift_limit(&self) {
+        self.reads.lift_limit();
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
-        self.0.is_finished()
+        self.thread.is_finished()
     }
 }
 
 pub(crate) fn serve(device: OwnedFd, tree: Tree, options: &ServeOptions) -> Result<Serving, Error> {
     let mut config = Config::default();
     config.n_threads = Some(options.threads.max(1));
-    let server = Server {
-        tree,
-        read_ahead: options.read_ahead,
-        direct: false,
-        files: RwLock::default(),
-        next_handle: AtomicU64::new(1),
-    };
+    let reads = Arc::new(Reads::new(options.page_cache_limit));
+    let (clearing, told) = sync_channel(1);
+    let server = Server { tree, read_ahead: options.read_ahead, reads: reads.clone(), clearing };
     // Who may come in is decided by the mount (`allow_other`) and by the permissions that the kernel checks.
-    fuser::Session::from_fd(server, device, SessionACL::All, config)
-        .and_then(|session| thread::Builder::new().name("xip-fuse".into()).spawn(move || session.run()))
-        .map(Serving)
-        .map_err(Error::Handshake)
+    let session = fuser::Session::from_fd(server, device, SessionACL::All, config).map_err(Error::Handshake)?;
+    let (kernel, of_clearing) = (session.notifier(), reads.clone());
+    thread::Builder::new()
+        .name("xip-clear".into())
+        .spawn(move || of_clearing.clear_when_told(&kernel, &told))
+        .map_err(Error::Handshake)?;
+    let thread =
+        thread::Builder::new().name("xip-fuse".into()).spawn(move || session.run()).map_err(Error::Handshake)?;
+    Ok(Serving { thread, reads })
 }
 
 struct Server {
     tree: Tree,
     read_ahead: u32,
-    /// Files are read past the page cache: the kernel can map such files.
-    direct: bool,
-    /// Open files by handle; one that is not here is a synthetic file, which is empty.
-    files: RwLock<HashMap<u64, Arc<File>>>,
-    next_handle: AtomicU64,
+    reads: Arc<Reads>,
+    /// The thread that clears the page cache; it ends with this.
+    clearing: SyncSender<()>,
 }
 
 thread_local! {
@@ -86,17 +86,11 @@ thread_local! {
 }
 
 impl Server {
-    fn file(&self, handle: FileHandle) -> Option<Arc<File>> {
-        self.files.read().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned()
-    }
-
-    fn open_file(&self, ino: INodeNo) -> Result<FileHandle, i32> {
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        if let Some(number) = self.tree.inode_no(ino.0)? {
-            let file = self.tree.volume.inodes().file(number).map_err(|error| error.errno())?;
-            self.files.write().unwrap_or_else(PoisonError::into_inner).insert(handle, Arc::new(file));
-        }
-        Ok(FileHandle(handle))
+    /// The file behind a number; `None` for a synthetic file, which is empty.
+    fn file(&self, ino: INodeNo) -> Result<Option<Arc<File>>, i32> {
+        let Some(number) = self.tree.inode_no(ino.0)? else { return Ok(None) };
+        let open = || self.tree.volume.inodes().file(number).map_err(|error| error.errno());
+        self.reads.file(ino.0, open).map(Some)
     }
 }
 
@@ -108,16 +102,12 @@ impl Filesystem for Server {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_ASYNC_DIO
             | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
             | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-            | InitFlags::FUSE_POSIX_ACL
-            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+            | InitFlags::FUSE_POSIX_ACL;
         // Of what is offered nothing can be refused; the largest value that can be had is right for the others.
         let _ = config.add_capabilities(wanted & offered);
-        self.direct = offered.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
-        if !self.direct {
-            tracing::warn!("this kernel cannot map files past its page cache (needs Linux 6.6): reads go through it");
-        }
         if let Err(most) = config.set_max_readahead(self.read_ahead.max(1)) {
             let _ = config.set_max_readahead(most);
         }
@@ -155,26 +145,16 @@ impl Filesystem for Server {
         }
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        tracing::trace!(ino = ino.0, flags = format_args!("{:#x}", flags.0), "open");
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::from_i32(EROFS));
-        }
-        let mut how = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
-        if self.direct && flags.0 & FOR_EXEC == 0 {
-            how |= FopenFlags::FOPEN_DIRECT_IO;
-        }
-        match self.open_file(ino) {
-            Ok(handle) => reply.opened(handle, how),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
-        }
+    /// Not needed, and asked for once: the kernel then opens files, cached, without asking again. The mount is read-only.
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
     }
 
     fn read(
         &self,
         _: &Request,
         ino: INodeNo,
-        handle: FileHandle,
+        _: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
@@ -182,42 +162,31 @@ impl Filesystem for Server {
         reply: ReplyData,
     ) {
         tracing::trace!(ino = ino.0, offset, size, "read");
-        let Some(file) = self.file(handle) else { return reply.data(&[]) };
+        let file = match self.file(ino) {
+            Ok(Some(file)) => file,
+            Ok(None) => return reply.data(&[]),
+            Err(errno) => return reply.error(Errno::from_i32(errno)),
+        };
         let left = file.len().saturating_sub(offset).min(size.into());
         // At most `size`, which has 32 bits.
         let len = usize::try_from(left).unwrap_or(0);
         if let Some(bytes) = file.as_slice(offset, len) {
-            return reply.data(bytes);
+            reply.data(bytes);
+        } else {
+            BUFFER.with_borrow_mut(|buffer| {
+                buffer.resize(buffer.len().max(len), 0);
+                match file.read_at(&mut buffer[..len], offset) {
+                    Ok(count) => reply.data(&buffer[..count]),
+                    Err(error) => reply.error(Errno::from_i32(error.errno())),
+                }
+                if buffer.len() > MOST_KEPT {
+                    *buffer = Vec::new();
+                }
+            });
         }
-        BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(buffer.len().max(len), 0);
-            match file.read_at(&mut buffer[..len], offset) {
-                Ok(count) => reply.data(&buffer[..count]),
-                Err(error) => reply.error(Errno::from_i32(error.errno())),
-            }
-            if buffer.len() > MOST_KEPT {
-                *buffer = Vec::new();
-            }
-        });
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn release(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        handle: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
-        tracing::trace!(ino = ino.0, "release");
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
-        reply.ok();
+        if self.reads.note(ino.0, file, len) {
+            tell(&self.clearing);
+        }
     }
 
     /// Not needed: the kernel then opens directories, cached, without asking again.
@@ -307,11 +276,15 @@ impl Filesystem for Server {
         }
     }
 
-    fn lseek(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         const SEEK_DATA: i32 = 3;
         const SEEK_HOLE: i32 = 4;
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let found = match (self.file(handle), whence) {
+        let file = match self.file(ino) {
+            Ok(file) => file,
+            Err(errno) => return reply.error(Errno::from_i32(errno)),
+        };
+        let found = match (file, whence) {
             (Some(file), SEEK_DATA | SEEK_HOLE) => file.seek_extent(from, whence == SEEK_DATA),
             (None, SEEK_DATA | SEEK_HOLE) => Ok(None),
             _ => return reply.error(Errno::EINVAL),

@@ -22,6 +22,7 @@
 mod adapter;
 mod error;
 mod mount;
+mod reads;
 mod session;
 mod synthetic;
 mod tree;

@@ -14,9 +14,12 @@ use xip::Volume;
 pub struct ServeOptions {
     /// Threads that answer the kernel. Each has 16 MiB of address space for requests, of which a page or two is used.
     pub threads: usize,
-    /// How much the kernel reads ahead into its page cache when a program maps a file through the mount, in bytes. 0,
-    /// the default, is right where mappings are replaced by the storage itself and only what is left over comes here.
+    /// How much the kernel reads ahead into its page cache, in bytes. Little is right where mappings are replaced by the
+    /// storage itself.
     pub read_ahead: u32,
+    /// How many bytes that were read the kernel may have in its page cache, as a second copy, before it is told to let go of
+    /// them; what it maps from there counts too. `None`, the default: as many as it likes, as of other file systems.
+    pub page_cache_limit: Option<u64>,
     /// Mount points to show where the image has nothing, with the directories above them.
     pub mount_points: Vec<(PathBuf, MountPoint)>,
     /// Set-id bits and file capabilities count. Only for [`mount`].
@@ -27,7 +30,8 @@ impl Default for ServeOptions {
     fn default() -> Self {
         // More would only take turns; one would make a second reader wait.
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-        Self { threads, read_ahead: 0, mount_points: Vec::new(), set_id: false }
+        let mount_points = Vec::new();
+        Self { threads, read_ahead: 128 << 10, page_cache_limit: None, mount_points, set_id: false }
     }
 }
 
@@ -90,6 +94,14 @@ impl Session {
     /// [`Error::Served`].
     pub fn wait(&mut self) -> Result<(), Error> {
         self.serving.take().map_or(Ok(()), adapter::Serving::wait)
+    }
+
+    /// Lifts [`ServeOptions::page_cache_limit`]: programs map files through the mount after all, and would wait for what
+    /// was taken from them.
+    pub fn lift_page_cache_limit(&self) {
+        if let Some(serving) = &self.serving {
+            serving.lift_limit();
+        }
     }
 
     /// Whether it has ended.

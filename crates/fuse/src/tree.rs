@@ -8,7 +8,6 @@ use xip::{Inode, InodeNo, Kind, Volume};
 /// Errno.
 pub(crate) type Errno = i32;
 pub(crate) const ENOENT: Errno = 2;
-pub(crate) const EROFS: Errno = 30;
 
 /// FUSE's root.
 const FUSE_ROOT: u64 = 1;

@@ -199,18 +199,63 @@ fn cached_pages(file: &File) -> Option<u64> {
     (answer == 0).then_some(stat[0])
 }
 
-#[test]
-fn reading_everything_leaves_no_page_in_the_page_cache() {
-    let Some(world) = world(&ServeOptions::default()) else { return };
-    assert!(compare(&world.tree, &world.mount) > 300);
+/// Pages of all regular files of the world in the page cache; `None` before Linux 6.5.
+fn all_cached_pages(world: &World) -> Option<u64> {
     let mut pages = 0;
-    for name in ["bin/f3145728", "bin/f4097", "sparse", "usr/share/doc/entry-0001"] {
-        match cached_pages(&File::open(world.mount.join(name)).unwrap()) {
-            Some(count) => pages += count,
-            None => return println!("SKIPPED: this kernel has no cachestat"),
+    let mut waiting = vec![world.tree.clone()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                waiting.push(entry.path());
+            } else if kind.is_file() {
+                let inside = world.mount.join(entry.path().strip_prefix(&world.tree).unwrap());
+                pages += cached_pages(&File::open(inside).unwrap())?;
+            }
         }
     }
-    assert_eq!(pages, 0, "reads went through the page cache");
+    Some(pages)
+}
+
+#[test]
+fn what_was_read_stays_in_the_page_cache_up_to_the_limit() {
+    const LIMIT: u64 = 256 << 10;
+    let mut without_limit = 0;
+    for limit in [None, Some(LIMIT)] {
+        let Some(world) = world(&ServeOptions { page_cache_limit: limit, ..ServeOptions::default() }) else { return };
+        assert!(compare(&world.tree, &world.mount) > 300);
+        let Some(mut pages) = all_cached_pages(&world) else {
+            return println!("SKIPPED: this kernel has no cachestat");
+        };
+        if limit.is_none() {
+            without_limit = pages;
+            continue;
+        }
+        assert!(without_limit * 4096 > 4 * LIMIT, "only {without_limit} pages are read: too little for this test");
+        // It is cleared by a thread of its own.
+        for _ in 0..500 {
+            if pages * 4096 <= LIMIT {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            pages = all_cached_pages(&world).unwrap();
+        }
+        assert!(pages * 4096 <= LIMIT, "{pages} pages stay");
+        assert!(compare(&world.tree, &world.mount) > 300, "cleared pages are read again");
+    }
+}
+
+#[test]
+fn without_its_limit_the_page_cache_keeps_what_is_read() {
+    let options = ServeOptions { page_cache_limit: Some(64 << 10), ..ServeOptions::default() };
+    let Some(world) = world(&options) else { return };
+    world.session.lift_page_cache_limit();
+    fs::read(world.mount.join("bin/f3145728")).unwrap();
+    match cached_pages(&File::open(world.mount.join("bin/f3145728")).unwrap()) {
+        Some(pages) => assert_eq!(pages, 768),
+        None => println!("SKIPPED: this kernel has no cachestat"),
+    }
 }
 
 /// A mapping of a file that lives as long as the value.

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use xip::{File, InodeNo, PageIndex, Volume};
+use xip_fuse::Session;
 
 /// Where the program's files are, as the child told. The runner itself may not look at files of the mount: FUSE answers
 /// only to processes of the namespace that it was mounted in. So all is known from `/proc` and from the volume.
@@ -53,11 +54,12 @@ pub(super) struct Files<'a> {
     known: HashMap<u64, Known>,
     /// The mount namespace of the run.
     home: Option<PathBuf>,
+    session: &'a Session,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(volume: &'a Volume, mounts: Mounts) -> Self {
-        Self { volume, mounts, known: HashMap::new(), home: None }
+    pub(super) fn new(volume: &'a Volume, mounts: Mounts, session: &'a Session) -> Self {
+        Self { volume, mounts, known: HashMap::new(), home: None, session }
     }
 
     /// What descriptor `fd` of a thread is.
@@ -156,6 +158,10 @@ impl<'a> Files<'a> {
             && bytes > 0
         {
             *known.counted.not_in_place.entry(reason).or_default() += bytes;
+            // Whole programs use the page cache now, and would have it cleared under them again and again.
+            if matches!(reason, Reason::Sandboxed | Reason::Bits32 | Reason::Refused | Reason::Volume) {
+                self.session.lift_page_cache_limit();
+            }
         }
     }
 

@@ -24,6 +24,11 @@ use sys::Status;
 use xip::Volume;
 use xip_fuse::{MountPoint, ServeOptions};
 
+/// What the page cache may have of files that are read, in bytes: room for the headers of many programs and libraries, which
+/// each start looks at, and small beside what is in place.
+const PAGE_CACHE: u64 = 512 << 10;
+const READ_AHEAD: u32 = 32 << 10;
+
 fn setup(step: &str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Setup { step: step.into(), source }
 }
@@ -82,8 +87,12 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
     let (_, mut fds) = child.expect(says::MOUNTED, &options.program)?;
     let device = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(|e| setup("take the mount")(e.into()))?;
     let serve = ServeOptions { mount_points: points, ..ServeOptions::default() };
+    let serve = match traced {
+        true => ServeOptions { read_ahead: READ_AHEAD, page_cache_limit: Some(PAGE_CACHE), ..serve },
+        false => serve,
+    };
     // Ends with the mount, which ends with the last process in its namespace.
-    let _session = xip_fuse::serve(device, volume, &serve)?;
+    let session = xip_fuse::serve(device, volume, &serve)?;
     child.go()?;
 
     let (message, fds) = child.expect(says::READY, &options.program)?;
@@ -107,7 +116,7 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
             placed: BTreeMap::new(),
             cookie,
             stub: Rc::new(RefCell::new(Stub::new().map_err(setup("make shared memory"))?)),
-            files: Files::new(volume, mounts),
+            files: Files::new(volume, mounts, &session),
             instruction_at: None,
             report: Report { traced: true, ..Report::default() },
             notice: options.notice,

@@ -1,0 +1,77 @@
+//! What was read of files: kept open for the next read, and, where a limit is set, taken out of the kernel's page cache
+//! again when it becomes too much.
+//!
+//! Bytes that are read pass through the page cache: a second copy of them. Reading past it would cost three requests for each
+//! header that a program's start looks at (open, read, release), each of them a switch to us and back; from the page cache
+//! they cost nothing from the second start on. So the second copy is allowed, but kept small.
+
+use fuser::{INodeNo, Notifier};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use xip::File;
+
+/// Files that are kept open where nothing else limits them.
+const MOST_FILES: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Reads {
+    /// By the kernel's number.
+    files: Mutex<HashMap<u64, Arc<File>>>,
+    /// Since the page cache was last cleared.
+    bytes: AtomicU64,
+    limit: AtomicU64,
+}
+
+impl Reads {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
+        let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
+        Self { files: Mutex::default(), bytes: AtomicU64::new(0), limit }
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<u64, Arc<File>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file with number `id`, opened by `open` when it is not open yet.
+    pub(crate) fn file<E>(&self, id: u64, open: impl FnOnce() -> Result<File, E>) -> Result<Arc<File>, E> {
+        if let Some(file) = self.files().get(&id) {
+            return Ok(file.clone());
+        }
+        open().map(Arc::new)
+    }
+
+    /// Takes note of bytes that the kernel has got by now; whether they are too many.
+    pub(crate) fn note(&self, id: u64, file: Arc<File>, bytes: usize) -> bool {
+        let mut files = self.files();
+        if files.len() >= MOST_FILES && self.limit.load(Ordering::Relaxed) == u64::MAX {
+            files.clear();
+        }
+        files.insert(id, file);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64 > self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From now on the page cache is the kernel's affair.
+    pub(crate) fn lift_limit(&self) {
+        self.limit.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Has the kernel let go of all that was read, whenever it is too much: in a thread of its own, since the kernel may
+    /// wait for a page that another request is about to fill.
+    pub(crate) fn clear_when_told(&self, kernel: &Notifier, told: &Receiver<()>) {
+        while told.recv().is_ok() {
+            self.bytes.store(0, Ordering::Relaxed);
+            let files = std::mem::take(&mut *self.files());
+            for id in files.into_keys() {
+                // All of it. That the kernel has forgotten the file is as good.
+                let _ = kernel.inval_inode(INodeNo(id), 0, 0);
+            }
+        }
+    }
+}
+
+/// Tells the thread that clears, unless it has been told.
+pub(crate) fn tell(clearing: &SyncSender<()>) {
+    let _ = clearing.try_send(());
+}
