@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use xip::File;
+use xip::{File, PAGE_BYTES};
 
 /// Files that are kept open where nothing else limits them.
 const MOST_FILES: usize = 4096;
@@ -49,7 +49,9 @@ impl Reads {
             files.clear();
         }
         files.insert(id, file);
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64 > self.limit.load(Ordering::Relaxed)
+        // Memory goes by pages.
+        let bytes = (bytes as u64).next_multiple_of(PAGE_BYTES);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit.load(Ordering::Relaxed)
     }
 
     /// From now on the page cache is the kernel's affair.
