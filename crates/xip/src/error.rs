@@ -1,5 +1,6 @@
 //! What can go wrong, with the path it went wrong at.
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -37,6 +38,42 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A name that was to move, or a file that was to get one more: the errno is that of the reason.
+    #[error("{} -> {}: {source}", from.display(), to.display())]
+    Paths {
+        /// Where it is.
+        from: PathBuf,
+        /// Where it was to be.
+        to: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: xip_ext2::Error,
+    },
+    /// The image is open to be written, or is to be and is open: `EBUSY`. One writes, or many read.
+    #[error("{} is in use by {holder}; one program writes an image, or many read it", path.display())]
+    InUse {
+        /// The image.
+        path: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
+    /// The volume is to be written and has damage that no crash leaves: `EUCLEAN`.
+    #[error("the volume is damaged in {count} places ({first}) and is not written as it is; run e2fsck on it")]
+    Damaged {
+        /// How many findings.
+        count: u64,
+        /// The first of them.
+        first: String,
+    },
+    /// The file was not opened for this: `EBADF`.
+    #[error("the file was not opened to be {0}; see OpenOptions")]
+    NotOpenedTo(&'static str),
+    /// The arguments make no sense: `EINVAL`.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// Clones of the volume or files of it are still in use, and the last of them closes it: `EBUSY`.
+    #[error("the volume cannot be closed while clones or files of it are in use; the last of them will close it")]
+    StillInUse,
     /// The image or segment the volume is on.
     #[error(transparent)]
     Segment(#[from] xip_segment::Error),
@@ -49,7 +86,11 @@ impl Error {
     /// The errno that stands for this error.
     pub fn errno(&self) -> i32 {
         match self {
-            Self::Path { source, .. } | Self::Volume(source) => source.errno(),
+            Self::Path { source, .. } | Self::Paths { source, .. } | Self::Volume(source) => source.errno(),
+            Self::InUse { .. } | Self::StillInUse => Errno::BUSY.raw_os_error(),
+            Self::Damaged { .. } => Errno::UCLEAN.raw_os_error(),
+            Self::NotOpenedTo(_) => Errno::BADF.raw_os_error(),
+            Self::Invalid(_) => Errno::INVAL.raw_os_error(),
             Self::Loop { .. } => xip_core::error::errno::ELOOP,
             Self::Segment(error) => error.errno(),
             Self::Io(error) | Self::Image { source: error, .. } => {

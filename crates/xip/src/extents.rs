@@ -3,8 +3,9 @@
 //! Only for volumes that cannot change. The runs are found at the first read. What is beyond the bounds below, or
 //! could not be read, is asked of the volume each time: always right, only slower.
 
-use crate::storage::Storage;
-use xip_core::{Create, Extent, Frozen, Host, InPlace, Mapping, PageIndex, PageNo, Run};
+use crate::env::Threads;
+use crate::storage::Backing;
+use xip_core::{Create, Extent, Host, InPlace, Mapping, PageIndex, PageNo, Run};
 use xip_ext2::{Blocks, Error};
 
 /// The most runs that are kept: 96 KiB. A file built by `xip build` has one per 128 MiB.
@@ -12,7 +13,7 @@ const MOST_RUNS: usize = 4096;
 /// The most pages whose pointers are looked at for one file: 1 GiB of data, 1 MiB of pointers.
 const MOST_PAGES: u64 = 1 << 18;
 
-pub(crate) type OnVolume<'v> = InPlace<Blocks<'v, Storage, Frozen>>;
+pub(crate) type OnVolume<'v> = InPlace<Blocks<'v, Backing, Threads>>;
 
 /// Pages of a file that stand in storage one after the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,10 +105,10 @@ pub(crate) struct Kept<'f> {
 }
 
 impl Mapping for Kept<'_> {
-    type Device = Storage;
+    type Device = Backing;
 
     #[inline]
-    fn device(&self) -> &Storage {
+    fn device(&self) -> &Backing {
         self.fs.device()
     }
 

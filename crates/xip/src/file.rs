@@ -1,57 +1,141 @@
 //! A file, in the feel of `std::fs::File`, and what only a file in place has: its bytes where they are.
+//!
+//! One type for volumes that cannot change and those that can. Of the former a file keeps what it has found, and reads
+//! without a lock; of the latter it keeps nothing.
 
+use crate::change;
+use crate::env::Threads;
 use crate::error::{Error, Result};
-use crate::extents::{Kept, OnVolume, Placed, Runs, add};
+use crate::extents::{Kept, Placed, Runs, add};
 use crate::metadata::Metadata;
+use crate::opens::Held;
 use crate::send;
+use crate::storage::Backing;
 use crate::volume::{Fs, Volume};
-use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+use xip_core::ops::Writer;
 use xip_core::page::PAGE_BYTES;
-use xip_core::{Create, Extent, InPlace, Mapping, PAGE_SIZE, PageIndex, ops};
-use xip_ext2::{Inode, InodeNo, Kind};
+use xip_core::{Cached, Create, Device, Extent, Host, InPlace, Mapping, PAGE_SIZE, PageIndex, Pages, ops};
+use xip_ext2::{Inode, InodeNo, Kind, SetAttributes};
 
 pub use xip_core::mapping::Piece;
 
-/// A regular file, opened to be read.
+/// A regular file, opened: by [`Volume::file`] to be read, by [`OpenOptions`](crate::OpenOptions) otherwise. All methods take
+/// `&self`: threads share a file, and each call is one operation. Reads do not wait for each other; a write is seen wholly or not at
+/// all.
 ///
-/// In place or cached, decided when it is opened ([`File::in_place`]). A file in place is read from where it is stored:
+/// In place or cached, decided when it is opened ([`File::in_place`]). A file in place is read and written where it is stored:
 /// no page of it is copied to a cache first, and [`File::layout`], [`File::piece`], [`File::as_slice`] show the
 /// storage itself.
+///
+/// It stays what it is when its names go, and its storage is given back with its last close.
 #[derive(Debug)]
 pub struct File {
     volume: Volume,
+    /// As it was when the file was opened. On a volume that can be written the size and all else may have changed.
     inode: Inode,
     in_place: bool,
-    /// Found at the first read, so that to open a file only to look at it costs nothing.
+    /// Found at the first read, so that to open a file only to look at it costs nothing. Never on a volume that can be
+    /// written.
     runs: OnceLock<Runs>,
-    position: u64,
+    access: Access,
+    how: Writer,
+    /// Held while what moves it is under way, as the kernel does.
+    position: Mutex<u64>,
+    /// Only on a volume that can be written.
+    _held: Option<Held>,
 }
 
-type Cached<'v> = xip_core::Cached<xip_ext2::Blocks<'v, crate::storage::Storage, xip_core::Frozen>>;
+/// What a file was opened for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+type Blocks<'f> = xip_ext2::Blocks<'f, Backing, Threads>;
+
+/// A file for the operations of `xip-core`, in one of three ways.
+enum Opened<'f> {
+    /// In place, where nothing changes: its block map is kept.
+    Kept(InPlace<Kept<'f>>),
+    /// In place.
+    InPlace(InPlace<Blocks<'f>>),
+    /// By copies.
+    Cached(Cached<Blocks<'f>>),
+}
+
+/// The same operation on whichever it is.
+macro_rules! on {
+    ($opened:expr, $file:ident => $call:expr) => {
+        match $opened {
+            Opened::Kept($file) => $call,
+            Opened::InPlace($file) => $call,
+            Opened::Cached($file) => $call,
+        }
+    };
+}
 
 impl File {
+    #[inline]
     pub(crate) fn open(volume: &Volume, ino: InodeNo) -> std::result::Result<Self, xip_ext2::Error> {
+        Self::open_as(volume, ino, Access { read: true, write: false }, Writer::default())
+    }
+
+    pub(crate) fn open_as(
+        volume: &Volume,
+        ino: InodeNo,
+        access: Access,
+        how: Writer,
+    ) -> std::result::Result<Self, xip_ext2::Error> {
+        let held = volume.is_writable().then(|| volume.hold(ino));
         let inode = volume.0.fs.inode(ino)?;
         match inode.kind {
             Kind::Regular => {}
             Kind::Directory => return Err(xip_ext2::Error::IsDirectory),
             _ => return Err(xip_ext2::Error::WrongKind),
         }
-        let in_place = volume.0.in_place;
-        Ok(Self { volume: volume.clone(), inode, in_place, runs: OnceLock::new(), position: 0 })
+        Ok(Self {
+            volume: volume.clone(),
+            inode,
+            in_place: volume.0.in_place,
+            runs: OnceLock::new(),
+            access,
+            how,
+            position: Mutex::new(0),
+            _held: held,
+        })
     }
 
     /// What is known of the file.
-    pub fn metadata(&self) -> Metadata {
-        Metadata(self.inode)
+    ///
+    /// # Errors
+    /// The inode is damaged; the device's.
+    pub fn metadata(&self) -> Result<Metadata> {
+        Ok(Metadata(self.now()?))
     }
 
     /// Size in bytes.
     #[allow(clippy::len_without_is_empty)] // As in std: a file is not a collection.
     pub fn len(&self) -> u64 {
-        self.inode.size
+        // Where it cannot be read any more, what it was.
+        self.now().unwrap_or(self.inode).size
+    }
+
+    /// Its number.
+    pub fn ino(&self) -> InodeNo {
+        self.inode.number
+    }
+
+    /// The inode as it is now.
+    #[inline]
+    fn now(&self) -> std::result::Result<Inode, xip_ext2::Error> {
+        if self.volume.is_writable() { self.fs().inode(self.inode.number) } else { Ok(self.inode) }
     }
 
     /// The volume it is on.
@@ -99,7 +183,8 @@ impl File {
             return None;
         }
         let (within, want) = span(offset, to.len());
-        // Runs are known only of a file in place, on a volume that cannot change: no lock, no size to sample, no atime.
+        // Runs are known only of a file in place, on a volume that cannot change: no lock, no size to sample, no atime, and
+        // opened to be read.
         let first = self.runs.get()?.in_one(PageIndex::of(offset).0, want)?;
         let region = xip_core::Device::direct_access(self.volume.0.fs.device(), first, want).ok()?;
         region.part(within, to.len())?.read(0, to);
@@ -108,10 +193,8 @@ impl File {
 
     #[inline(never)]
     fn read_pieces(&self, to: &mut [u8], offset: u64) -> Result<usize> {
-        if self.in_place {
-            return Ok(ops::read(&self.kept(), offset, to)?);
-        }
-        Ok(ops::read(&self.cached()?, offset, to)?)
+        self.check_read()?;
+        Ok(on!(self.opened()?, file => ops::read(&file, offset, to))?)
     }
 
     #[inline(never)]
@@ -131,13 +214,12 @@ impl File {
     /// # Errors
     /// As [`File::read_at`]; `EINVAL` for more than 1024 buffers.
     pub fn readv_at(&self, to: &mut [&mut [u8]], offset: u64) -> Result<usize> {
-        if self.in_place {
-            return Ok(ops::readv(&self.kept(), offset, to)?);
-        }
-        Ok(ops::readv(&self.cached()?, offset, to)?)
+        self.check_read()?;
+        Ok(on!(self.opened()?, file => ops::readv(&file, offset, to))?)
     }
 
-    /// Sends `[offset, offset + count)`, as far as the file goes, to a socket, pipe or file; how many bytes it took.
+    /// Sends `[offset, offset + count)`, as far as the file goes, to a socket, pipe or file; how many bytes it took. Writers
+    /// of this file wait meanwhile; what is sent to is not to be waiting for one of them.
     /// From the storage itself, without a buffer of ours, where the file is in place and its storage is sealed or
     /// has a descriptor.
     ///
@@ -145,17 +227,20 @@ impl File {
     /// As [`File::read_at`], and those of the other end, when nothing was sent.
     pub fn sendfile(&self, to: impl AsFd, offset: u64, count: usize) -> Result<usize> {
         let to = to.as_fd();
-        if !self.in_place {
-            return send::copied(self, to, offset, count);
-        }
+        self.check_read()?;
         let mut failure = None;
-        let sent = ops::sendfile(&self.kept(), offset, count, |piece| {
-            send::piece(self.volume.0.fs.device(), to, piece).map_err(|error| {
+        let sink = |piece: Piece<'_>| {
+            send::piece(self.fs().device(), to, piece).map_err(|error| {
                 let errno = error.raw_os_error().unwrap_or(xip_core::error::errno::EIO);
                 failure = Some(error);
                 xip_core::Error::Io { errno }.into()
             })
-        });
+        };
+        let sent = match self.opened()? {
+            Opened::Kept(file) => ops::sendfile(&file, offset, count, sink),
+            Opened::InPlace(file) => ops::sendfile(&file, offset, count, sink),
+            Opened::Cached(_) => return send::copied(self, to, offset, count),
+        };
         sent.map_err(|error| failure.map_or(Error::Volume(error), Error::Io))
     }
 
@@ -165,17 +250,13 @@ impl File {
     /// As [`File::read_at`]; no memory for as many.
     pub fn read_all(&self) -> std::result::Result<Vec<u8>, xip_ext2::Error> {
         let too_large = xip_ext2::Error::Device(xip_core::Error::TooLarge);
-        let len = usize::try_from(self.inode.size).map_err(|_| too_large)?;
+        let len = usize::try_from(self.now()?.size).map_err(|_| too_large)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| too_large)?;
         bytes.resize(len, 0);
         let mut done = 0;
         while done < len {
-            let count = if self.in_place {
-                ops::read(&self.kept(), done as u64, &mut bytes[done..])?
-            } else {
-                ops::read(&self.cached()?, done as u64, &mut bytes[done..])?
-            };
+            let count = on!(self.opened()?, file => ops::read(&file, done as u64, &mut bytes[done..]))?;
             if count == 0 {
                 break;
             }
@@ -189,9 +270,14 @@ impl File {
     /// at or past the end. Never a byte beyond the end of the file.
     ///
     /// # Errors
-    /// The file is not in place, with the reason; the volume is damaged.
+    /// The file is not in place, with the reason; the volume is damaged. `EOPNOTSUPP` on a volume that can be written: its
+    /// storage may become another file's.
     pub fn piece(&self, offset: u64, len: usize) -> Result<Option<Piece<'_>>> {
         self.check_in_place()?;
+        if self.volume.is_writable() {
+            let what = "storage of a volume that can be written is not lent, as it may become another file's; read it";
+            return Err(xip_ext2::Error::Unsupported(what).into());
+        }
         let left = self.inode.size.saturating_sub(offset);
         let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
         if len == 0 {
@@ -223,17 +309,41 @@ impl File {
     }
 
     /// The storage of `pages` pages of the file from `first` on, as runs in the order of the file; what lies between
-    /// them is holes. Pages wholly beyond the end of the file are left out.
+    /// them is holes. Pages wholly beyond the end of the file are left out. On a volume that can be written that is how it is at this
+    /// moment.
     ///
     /// # Errors
     /// The file is not in place, with the reason; the volume is damaged.
     pub fn layout(&self, first: PageIndex, pages: u64) -> Result<Vec<Placed>> {
         self.check_in_place()?;
+        match self.opened()? {
+            Opened::Kept(file) => self.walk(&file, first, pages),
+            Opened::InPlace(file) => self.walk(&file, first, pages),
+            // Said by `check_in_place`.
+            Opened::Cached(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// All of [`File::layout`], as `fiemap` shows it.
+    ///
+    /// # Errors
+    /// As [`File::layout`].
+    pub fn extents(&self) -> Result<Vec<Placed>> {
+        self.layout(PageIndex(0), u64::MAX)
+    }
+
+    fn walk<M: Mapping<Error = xip_ext2::Error>>(
+        &self,
+        file: &InPlace<M>,
+        first: PageIndex,
+        pages: u64,
+    ) -> Result<Vec<Placed>> {
+        let _guard = file.shared();
         let mut runs = Vec::new();
-        let end = first.0.saturating_add(pages).min(PageIndex::count(self.inode.size).0);
+        let end = first.0.saturating_add(pages).min(PageIndex::count(file.size()?).0);
         let (mut index, mut stored) = (first.0, 0);
         while index < end {
-            match self.mapping().get_xip_pages(PageIndex(index), end - index, Create::No)? {
+            match file.mapping().get_xip_pages(PageIndex(index), end - index, Create::No)? {
                 Extent::Storage(run) => {
                     self.count(&mut stored, run.count)?;
                     add(&mut runs, Placed { index: PageIndex(index), run });
@@ -252,42 +362,49 @@ impl File {
     /// The file is not in place, with the reason; the volume is damaged.
     pub fn tail_is_zero(&self) -> Result<bool> {
         self.check_in_place()?;
-        // The remainder is below 4096.
-        let within = (self.inode.size % PAGE_BYTES) as usize;
-        if within == 0 {
-            return Ok(true);
+        match self.opened()? {
+            Opened::Kept(file) => tail_is_zero(&file),
+            Opened::InPlace(file) => tail_is_zero(&file),
+            Opened::Cached(_) => Ok(false),
         }
-        Ok(match self.mapping().get_xip_page(PageIndex::of(self.inode.size), Create::No)? {
-            Extent::Storage(run) => {
-                xip_core::Device::direct_access(self.volume.0.fs.device(), run.first, 1)?.is_zero_from(within)
-            }
-            Extent::Hole(_) => true,
-        })
     }
 
-    /// The first byte at or after `offset` that is in storage (`data`) or in a hole (not `data`), as `SEEK_DATA` and
-    /// `SEEK_HOLE`; the end of the file counts as a hole. `None` when there is none.
+    /// The first byte at or after `offset` that has storage, as `SEEK_DATA`; `None` when there is none before the end.
+    ///
+    /// # Errors
+    /// The volume is damaged.
+    pub fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.seek_extent(offset, true)
+    }
+
+    /// The first byte at or after `offset` that has none, as `SEEK_HOLE`: the end of the file counts as a hole. `None` at or
+    /// past the end.
+    ///
+    /// # Errors
+    /// The volume is damaged.
+    pub fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
+        self.seek_extent(offset, false)
+    }
+
+    /// [`File::seek_data`] (`data`) or [`File::seek_hole`] (not `data`).
     ///
     /// # Errors
     /// The volume is damaged.
     pub fn seek_extent(&self, offset: u64, data: bool) -> Result<Option<u64>> {
-        let size = self.inode.size;
+        on!(self.opened()?, file => self.seek_in(&file, offset, data))
+    }
+
+    fn seek_in(&self, file: &impl Pages<Error = xip_ext2::Error>, offset: u64, data: bool) -> Result<Option<u64>> {
+        let _guard = file.shared();
+        let size = file.size()?;
         let (mut at, mut stored) = (offset, 0);
         while at < size {
             let index = PageIndex::of(at);
-            let left = PageIndex::count(size).0 - index.0;
-            // The cached path does not show storage: all is data, as the call allows.
-            let (is_data, pages) = match self.in_place {
-                false => (true, left),
-                true => match self.mapping().get_xip_pages(index, left, Create::No)? {
-                    Extent::Storage(run) => (true, run.count),
-                    Extent::Hole(count) => (false, count),
-                },
-            };
+            let (is_data, pages) = file.has_storage(index, PageIndex::count(size).0 - index.0)?;
             if is_data == data {
                 return Ok(Some(at));
             }
-            if is_data && self.in_place {
+            if is_data {
                 self.count(&mut stored, pages)?;
             }
             at = index.0.saturating_add(pages.max(1)).saturating_mul(PAGE_BYTES);
@@ -306,6 +423,169 @@ impl File {
         Ok(())
     }
 
+    /// Writes at `offset`, or at the end for a file that was opened to append; how many bytes: fewer than all when space ends.
+    ///
+    /// # Errors
+    /// The file was not opened to be written; no space for the first byte; past the largest size of a file; the device's.
+    pub fn write_at(&self, from: &[u8], offset: u64) -> Result<usize> {
+        self.writev_at(&[from], offset)
+    }
+
+    /// Writes all of `from` from `offset` on.
+    ///
+    /// # Errors
+    /// As [`File::write_at`]; then some of it may be written.
+    pub fn write_all_at(&self, from: &[u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < from.len() {
+            match self.write_at(&from[done..], offset.saturating_add(done as u64))? {
+                0 => return Err(Error::Io(io::ErrorKind::WriteZero.into())),
+                count => done += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one buffer after the other at `offset`, as one operation: nobody sees, or writes between, a part of it.
+    ///
+    /// # Errors
+    /// As [`File::write_at`]; `EINVAL` for more than 1024 buffers.
+    pub fn writev_at(&self, from: &[&[u8]], offset: u64) -> Result<usize> {
+        self.check_write()?;
+        Ok(on!(self.opened()?, file => ops::writev(&file, offset, from, &self.how))?)
+    }
+
+    /// Sets the size: what is cut off is gone, what is added reads as zeros and has no storage.
+    ///
+    /// # Errors
+    /// The file was not opened to be written; past the largest size of a file; the device's.
+    pub fn set_len(&self, size: u64) -> Result<()> {
+        self.check_write()?;
+        Ok(self.truncate(size)?)
+    }
+
+    pub(crate) fn truncate(&self, size: u64) -> std::result::Result<(), xip_ext2::Error> {
+        on!(self.opened()?, file => ops::truncate_as(&file, size, &self.how))
+    }
+
+    /// Gives storage to `[offset, offset + len)`, so that writes there cannot fail for lack of space: `fallocate`. What had none
+    /// reads as zeros. The file grows to the end of it, unless `keep_size`.
+    ///
+    /// # Errors
+    /// `EINVAL` for no bytes; no space; `EOPNOTSUPP` for storage beyond the end of a file that keeps its size, for which ext2 has
+    /// no way; as [`File::set_len`].
+    pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        self.check_write()?;
+        Ok(on!(self.opened()?, file => ops::fallocate(&file, offset, len, keep_size, &self.how))?)
+    }
+
+    /// Makes `[offset, offset + len)` zeros, with storage. The file grows to the end of it, unless `keep_size`.
+    ///
+    /// # Errors
+    /// As [`File::allocate`].
+    pub fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        self.check_write()?;
+        Ok(on!(self.opened()?, file => ops::zero_range(&file, offset, len, keep_size, &self.how))?)
+    }
+
+    /// Makes `[offset, offset + len)` a hole, as far as the file goes: whole pages give their storage back, parts of pages
+    /// become zeros.
+    ///
+    /// # Errors
+    /// `EINVAL` for no bytes; as [`File::set_len`].
+    pub fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_write()?;
+        Ok(on!(self.opened()?, file => ops::punch_hole(&file, offset, len, &self.how))?)
+    }
+
+    /// Returns when everything about the file is durable, as far as the storage can: `fsync`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn sync_all(&self) -> Result<()> {
+        Ok(on!(self.opened()?, file => file.sync(false))?)
+    }
+
+    /// Returns when the bytes of the file are durable, and what is needed to find them: `fdatasync`.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn sync_data(&self) -> Result<()> {
+        Ok(on!(self.opened()?, file => file.sync(true))?)
+    }
+
+    /// Sets permission bits, with set-id and sticky.
+    ///
+    /// # Errors
+    /// The volume is only read; the device's.
+    pub fn set_permissions(&self, mode: u32) -> Result<()> {
+        self.set_attributes(&change::permissions(mode))
+    }
+
+    /// Sets owner and group; `None` stays. Set-id bits go with that.
+    ///
+    /// # Errors
+    /// As [`File::set_permissions`].
+    pub fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        Ok(self.volume.inodes().set_owner(self.ino(), uid, gid)?)
+    }
+
+    /// Sets when it was last read and last changed; `None` stays.
+    ///
+    /// # Errors
+    /// As [`File::set_permissions`].
+    pub fn set_times(&self, accessed: Option<SystemTime>, modified: Option<SystemTime>) -> Result<()> {
+        self.set_attributes(&change::times(accessed, modified))
+    }
+
+    /// Sets any attributes, all at once.
+    ///
+    /// # Errors
+    /// As [`File::set_permissions`].
+    pub fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
+        Ok(self.volume.inodes().set_attributes(self.ino(), change)?)
+    }
+
+    /// The extended attribute `name`, such as `user.origin`; `None` when the file has no such attribute.
+    ///
+    /// # Errors
+    /// The attributes are damaged.
+    pub fn xattr(&self, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
+        Ok(self.volume.inodes().xattr(self.ino(), name.as_ref().as_bytes())?)
+    }
+
+    /// The names of the extended attributes.
+    ///
+    /// # Errors
+    /// The attributes are damaged.
+    pub fn xattrs(&self) -> Result<Vec<OsString>> {
+        Ok(self.volume.inodes().xattrs(self.ino())?)
+    }
+
+    /// Sets the extended attribute `name`.
+    ///
+    /// # Errors
+    /// As [`Volume::set_xattr`].
+    pub fn set_xattr(&self, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>) -> Result<()> {
+        Ok(self.volume.inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), Some(value.as_ref()))?)
+    }
+
+    /// Takes the extended attribute `name` away.
+    ///
+    /// # Errors
+    /// As [`Volume::remove_xattr`].
+    pub fn remove_xattr(&self, name: impl AsRef<OsStr>) -> Result<()> {
+        Ok(self.volume.inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), None)?)
+    }
+
+    fn check_read(&self) -> Result<()> {
+        if self.access.read { Ok(()) } else { Err(Error::NotOpenedTo("read")) }
+    }
+
+    fn check_write(&self) -> Result<()> {
+        if self.access.write { Ok(()) } else { Err(Error::NotOpenedTo("written")) }
+    }
+
     fn check_in_place(&self) -> std::result::Result<(), xip_ext2::Error> {
         if self.in_place { Ok(()) } else { self.volume.0.fs.in_place() }
     }
@@ -321,32 +601,43 @@ impl File {
 
     #[cold]
     fn find_runs(&self) -> &Runs {
-        self.runs.get_or_init(|| match self.on_volume() {
+        self.runs.get_or_init(|| match self.fs().file_in_place(self.inode.number, Default::default()) {
             Ok(file) => Runs::of(&file, PageIndex::count(self.inode.size).0),
             Err(_) => Runs::none(),
         })
     }
 
     #[inline]
-    fn kept(&self) -> InPlace<Kept<'_>> {
-        InPlace::new(self.mapping())
+    fn opened(&self) -> std::result::Result<Opened<'_>, xip_ext2::Error> {
+        if self.in_place && !self.volume.is_writable() {
+            return Ok(Opened::Kept(InPlace::new(self.mapping())));
+        }
+        Ok(match self.fs().file(self.inode.number)? {
+            xip_ext2::File::InPlace(file) => Opened::InPlace(file),
+            xip_ext2::File::Cached(file) => Opened::Cached(file),
+        })
     }
 
     fn fs(&self) -> &Fs {
         &self.volume.0.fs
     }
+}
 
-    fn on_volume(&self) -> std::result::Result<OnVolume<'_>, xip_ext2::Error> {
-        self.fs().file_in_place(self.inode.number, Default::default())
+fn tail_is_zero<M: Mapping<Error = xip_ext2::Error>>(file: &InPlace<M>) -> Result<bool> {
+    let _guard = file.shared();
+    let size = file.size()?;
+    // The remainder is below 4096.
+    let within = (size % PAGE_BYTES) as usize;
+    if within == 0 {
+        return Ok(true);
     }
-
-    fn cached(&self) -> std::result::Result<Cached<'_>, xip_ext2::Error> {
-        match self.fs().file(self.inode.number)? {
-            xip_ext2::File::Cached(cached) => Ok(cached),
-            // Decided when it was opened: the volume cannot have changed its mind.
-            xip_ext2::File::InPlace(_) => Err(xip_ext2::Error::Unsupported("a file in place has no cached path")),
+    Ok(match file.mapping().get_xip_page(PageIndex::of(size), Create::No)? {
+        Extent::Storage(run) => {
+            let device = file.mapping().device();
+            device.direct_access(run.first, 1).map_err(xip_ext2::Error::from)?.is_zero_from(within)
         }
-    }
+        Extent::Hole(_) => true,
+    })
 }
 
 /// Where in its page `offset` is, and how many pages `len` bytes from there touch.
@@ -357,29 +648,89 @@ fn span(offset: u64, len: usize) -> (usize, u64) {
     (within, len.saturating_add(within).div_ceil(PAGE_SIZE) as u64)
 }
 
-impl Read for File {
+/// At the file's position, which all who use this file share.
+impl Read for &File {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let count = self.read_at(to, self.position)?;
-        self.position += count as u64;
+        let mut position = self.position();
+        let count = self.read_at(to, *position)?;
+        *position += count as u64;
         Ok(count)
     }
 
     fn read_vectored(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut position = self.position();
         let mut to: Vec<&mut [u8]> = to.iter_mut().take(ops::MAX_SEGMENTS).map(|slice| &mut **slice).collect();
-        let count = self.readv_at(&mut to, self.position)?;
-        self.position += count as u64;
+        let count = self.readv_at(&mut to, *position)?;
+        *position += count as u64;
         Ok(count)
+    }
+}
+
+/// At the file's position, which all who use this file share; at the end for one that was opened to append.
+impl Write for &File {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(from)])
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut position = self.position();
+        let from: Vec<&[u8]> = from.iter().take(ops::MAX_SEGMENTS).map(|slice| &**slice).collect();
+        let count = self.writev_at(&from, *position)?;
+        *position = if self.how.append { self.now().map_err(Error::from)?.size } else { *position + count as u64 };
+        Ok(count)
+    }
+
+    /// Nothing waits: what was written is written. [`File::sync_data`] makes it durable.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for &File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut position = self.position();
+        let new = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(by) => self.now().map_err(Error::from)?.size.checked_add_signed(by),
+            SeekFrom::Current(by) => position.checked_add_signed(by),
+        };
+        *position = new.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(*position)
+    }
+}
+
+impl File {
+    fn position(&self) -> MutexGuard<'_, u64> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for File {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(to)
+    }
+
+    fn read_vectored(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(to)
+    }
+}
+
+impl Write for File {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        (&*self).write(from)
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 impl Seek for File {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::End(by) => self.inode.size.checked_add_signed(by),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.position)
+        (&*self).seek(to)
     }
 }

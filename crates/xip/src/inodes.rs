@@ -2,13 +2,20 @@
 
 use crate::file::File;
 use crate::metadata::Metadata;
+use crate::opens::Held;
+use crate::options::OpenOptions;
 use crate::path;
 use crate::volume::Volume;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use xip_ext2::{DirEntry, Error, InodeNo, Kind};
+use xip_ext2::{DirEntry, Error, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes};
 
-/// A volume by inode numbers. The errors are those of the volume, each with an errno.
+const SET_UID: u16 = 0o4000;
+const SET_GID: u16 = 0o2000;
+const GROUP_EXECUTE: u16 = 0o010;
+
+/// A volume by inode numbers. On one that is written a number is a file's only as long as a name leads to it or someone holds
+/// it ([`Held`]); that is for the caller to see to. The errors are those of the volume, each with an errno.
 #[derive(Clone, Copy, Debug)]
 pub struct Inodes<'v>(pub(crate) &'v Volume);
 
@@ -30,7 +37,20 @@ impl<'v> Inodes<'v> {
         Ok(path::lookup(&self.0.0, (directory, kind), name)?.map(|(ino, _)| ino))
     }
 
-    /// Opens a regular file.
+    /// As [`Inodes::lookup`], and what was found stays what it is while it is held.
+    ///
+    /// # Errors
+    /// As [`Inodes::lookup`].
+    pub fn lookup_held(self, directory: InodeNo, name: &[u8]) -> Result<Option<Held>, Error> {
+        self.0.0.steady(|| Ok(self.lookup(directory, name)?.map(|ino| self.hold(ino))))
+    }
+
+    /// Keeps an inode that someone is sure of, because a name leads to it or it is held already, in use.
+    pub fn hold(self, ino: InodeNo) -> Held {
+        self.0.hold(ino)
+    }
+
+    /// Opens a regular file to be read.
     ///
     /// # Errors
     /// It is something else, not in use, or damaged.
@@ -84,6 +104,118 @@ impl<'v> Inodes<'v> {
         let mut names = Vec::new();
         self.0.0.fs.xattrs(ino, &mut |name, _| names.push(OsString::from_vec(name.to_vec())))?;
         Ok(names)
+    }
+
+    /// Opens a regular file as `options` say; they do not make one here.
+    ///
+    /// # Errors
+    /// As [`Inodes::file`]; `EINVAL` for options that contradict each other; the volume is only read.
+    pub fn open(self, ino: InodeNo, options: &OpenOptions) -> crate::Result<File> {
+        options.open_inode(self.0, ino)
+    }
+
+    /// Makes something new with a name, and holds it.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::create`].
+    pub fn create(self, directory: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<Held, Error> {
+        self.live()?;
+        let mut new = *new;
+        let parent = self.0.0.fs.inode(directory)?;
+        // As everywhere: a directory with this bit gives its group, and the bit to directories.
+        if parent.permissions & SET_GID != 0 {
+            new.gid = parent.gid;
+            if matches!(new.kind, NewKind::Directory) {
+                new.permissions |= SET_GID;
+            }
+        }
+        for _ in 0..1000 {
+            let gone = self.0.0.gone();
+            let ino = self.0.0.fs.create(directory, name, &new)?;
+            let held = self.hold(ino);
+            if self.0.0.none_gone_since(gone) || self.0.0.fs.lookup(directory, name)? == Some(ino) {
+                return Ok(held);
+            }
+            // Someone removed it before it was held: it is made again.
+        }
+        Err(Error::Busy)
+    }
+
+    /// Gives a file that is no directory one more name.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::link`].
+    pub fn link(self, ino: InodeNo, directory: InodeNo, name: &[u8]) -> Result<(), Error> {
+        self.live()?;
+        self.0.0.fs.link(directory, name, ino)
+    }
+
+    /// Takes a name away from a file that is no directory. With the last one the file goes, as soon as nobody holds it.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::unlink`].
+    pub fn unlink(self, directory: InodeNo, name: &[u8]) -> Result<(), Error> {
+        self.live()?;
+        if let Some(nameless) = self.0.0.fs.unlink(directory, name)? {
+            self.0.0.lost_name(nameless);
+        }
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::rmdir`].
+    pub fn rmdir(self, directory: InodeNo, name: &[u8]) -> Result<(), Error> {
+        self.live()?;
+        self.0.0.lost_name(self.0.0.fs.rmdir(directory, name)?);
+        Ok(())
+    }
+
+    /// Moves a name, in all its forms.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::rename`].
+    pub fn rename(self, from: (InodeNo, &[u8]), to: (InodeNo, &[u8]), how: Rename) -> Result<(), Error> {
+        self.live()?;
+        if let Some(nameless) = self.0.0.fs.rename(from.0, from.1, to.0, to.1, how)? {
+            self.0.0.lost_name(nameless);
+        }
+        Ok(())
+    }
+
+    /// Changes permissions, owners or times, all at once.
+    ///
+    /// # Errors
+    /// The volume is only read; the inode is not in use, or damaged.
+    pub fn set_attributes(self, ino: InodeNo, change: &SetAttributes) -> Result<(), Error> {
+        self.live()?;
+        self.0.0.fs.set_attributes(ino, change)
+    }
+
+    /// Sets the owners; `None` stays. As everywhere, set-id bits of a regular file go with that.
+    ///
+    /// # Errors
+    /// As [`Inodes::set_attributes`].
+    pub fn set_owner(self, ino: InodeNo, uid: Option<u32>, gid: Option<u32>) -> Result<(), Error> {
+        let inode = self.0.0.fs.inode(ino)?;
+        let set_gid = if inode.permissions & GROUP_EXECUTE != 0 { SET_GID } else { 0 };
+        let without = inode.permissions & !(SET_UID | set_gid);
+        let permissions = (inode.kind == Kind::Regular && without != inode.permissions).then_some(without);
+        self.set_attributes(ino, &SetAttributes { uid, gid, permissions, ..SetAttributes::default() })
+    }
+
+    /// Sets the extended attribute `name`, or takes it away (`None`).
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::set_xattr`].
+    pub fn set_xattr(self, ino: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
+        self.live()?;
+        self.0.0.fs.set_xattr(ino, name, value)
+    }
+
+    fn live(self) -> Result<(), Error> {
+        self.0.0.check_live()
     }
 
     /// The kind of an inode.

@@ -45,13 +45,17 @@
 //! | go by inode numbers: a mount, a runner | [`Inodes`] |
 #![forbid(unsafe_code)]
 
+mod change;
 mod dentry;
 mod dir;
+mod env;
 mod error;
 mod extents;
 mod file;
 mod inodes;
 mod metadata;
+mod opens;
+mod options;
 mod path;
 mod send;
 mod storage;
@@ -63,8 +67,13 @@ pub use extents::Placed;
 pub use file::{File, Piece};
 pub use inodes::Inodes;
 pub use metadata::Metadata;
+pub use opens::Held;
+pub use options::OpenOptions;
 pub use storage::Storage;
 pub use volume::Volume;
+pub use xip_core::ops::Durable;
 pub use xip_core::page::PAGE_BYTES;
 pub use xip_core::{PAGE_SIZE, PageIndex, PageNo, Region, Run, Timestamp};
-pub use xip_ext2::{Error as VolumeError, Geometry, Inode, InodeNo, Kind, Statfs};
+pub use xip_ext2::{
+    Error as VolumeError, Geometry, Inode, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes, Statfs,
+};

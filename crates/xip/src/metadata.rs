@@ -115,6 +115,22 @@ fn system_time(time: Timestamp) -> SystemTime {
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
+/// The time in the words of the volume, which clips what the format cannot hold.
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
+    let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => Timestamp { seconds: whole(after), nanoseconds: after.subsec_nanos() },
+        Err(before) => {
+            let (seconds, nanoseconds) = (-whole(before.duration()), before.duration().subsec_nanos());
+            match nanoseconds {
+                0 => Timestamp { seconds, nanoseconds },
+                // Nanoseconds count forward from the second before.
+                _ => Timestamp { seconds: seconds.saturating_sub(1), nanoseconds: 1_000_000_000 - nanoseconds },
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +139,6 @@ mod tests {
     fn a_time_before_1970_counts_its_nanoseconds_forward() {
         let time = system_time(Timestamp { seconds: -2, nanoseconds: 800_000_000 });
         assert_eq!(SystemTime::UNIX_EPOCH.duration_since(time).unwrap(), Duration::from_millis(1200));
+        assert_eq!(timestamp(time), Timestamp { seconds: -2, nanoseconds: 800_000_000 });
     }
 }

@@ -62,6 +62,45 @@ fn walk(volume: &Inner, from: Entry, path: &[u8], follow: bool, links: &mut u32)
     }
 }
 
+/// A name in a directory, whether or not something is there: what names are made, moved and taken away by.
+pub(crate) struct Place {
+    pub(crate) directory: InodeNo,
+    pub(crate) name: Vec<u8>,
+    pub(crate) found: Option<Entry>,
+    /// A slash stood behind it, so it is to be a directory.
+    pub(crate) slash: bool,
+}
+
+/// Where `path` ends. A symbolic link there is followed when `follow` says so, also to where nothing is yet.
+pub(crate) fn locate(volume: &Inner, path: &[u8], follow: bool) -> Result<Place, Stop> {
+    if path.is_empty() {
+        return Err(Error::NotFound.into());
+    }
+    let (mut from, mut path, mut slash) = (ROOT, path.to_vec(), false);
+    let mut links = MOST_LINKS;
+    loop {
+        let Some(last) = path.iter().rposition(|&byte| byte != b'/') else {
+            // The root, which is in itself.
+            return Ok(Place { directory: InodeNo::ROOT, name: b".".to_vec(), found: Some(ROOT), slash: true });
+        };
+        slash |= last + 1 < path.len();
+        let start = path[..last].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+        let name = path[start..=last].to_vec();
+        let parent = if start == 0 { from } else { walk(volume, from, &path[..start], true, &mut links)? };
+        let found = lookup(volume, parent, &name)?;
+        match found {
+            Some((ino, Kind::Symlink)) if follow => {
+                links = links.checked_sub(1).ok_or(Stop::Loop)?;
+                path.resize(volume.fs.geometry().block_size as usize, 0);
+                let len = volume.fs.read_link(ino, &mut path)?;
+                path.truncate(len);
+                from = parent;
+            }
+            _ => return Ok(Place { directory: parent.0, name, found, slash }),
+        }
+    }
+}
+
 /// The entry `name` of a directory; `None` when there is none.
 #[inline]
 pub(crate) fn lookup(volume: &Inner, directory: Entry, name: &[u8]) -> Result<Option<Entry>, Error> {
@@ -89,6 +128,9 @@ fn look_up_on_volume(volume: &Inner, directory: InodeNo, name: &[u8]) -> Result<
         Some(ino) => Some((ino, volume.fs.inode(ino)?.kind)),
         None => None,
     };
-    volume.names.put(directory, name, found);
+    // What can change is not kept.
+    if !volume.is_live() {
+        volume.names.put(directory, name, found);
+    }
     Ok(found)
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::file::{File, Piece};
-use crate::storage::Storage;
+use crate::storage::Backing;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use xip_core::{Device, PAGE_SIZE, PageNo, Region};
 static ZEROS: [u8; 16 * PAGE_SIZE] = [0; 16 * PAGE_SIZE];
 
 /// Sends one piece of a file; how many bytes the other end took.
-pub(crate) fn piece(device: &Storage, to: BorrowedFd<'_>, piece: Piece<'_>) -> io::Result<usize> {
+pub(crate) fn piece(device: &Backing, to: BorrowedFd<'_>, piece: Piece<'_>) -> io::Result<usize> {
     match piece {
         Piece::Hole(len) => {
             let mut sent = 0;
@@ -40,7 +40,7 @@ pub(crate) fn piece(device: &Storage, to: BorrowedFd<'_>, piece: Piece<'_>) -> i
 
 /// Storage that others may change is no slice: the kernel takes it from the file it is in, or, where there is none, it
 /// goes through a page.
-fn changing(device: &Storage, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
+fn changing(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
     if let (Some(file), Ok(start)) = (device.fd(), device.direct_access(PageNo(0), 1)) {
         let mut at = (region.as_ptr().addr() - start.as_ptr().addr()) as u64;
         match rustix::fs::sendfile(to, file, Some(&mut at), region.len()) {

@@ -1,11 +1,13 @@
 //! What a volume can be on, as one type.
 
 use crate::error::Result;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use xip_core::{Device, Error, PageNo, Properties, Region};
+use xip_core::{Device, Error, PageNo, Properties, Region, RegionMut};
 use xip_segment::{Access, MappedFile, Memory, PlainFile};
 
 /// What a volume can be on.
@@ -13,24 +15,27 @@ use xip_segment::{Access, MappedFile, Memory, PlainFile};
 pub enum Storage {
     /// A file or shared-memory object, mapped into the process.
     Mapped(MappedFile),
-    /// A file that is read by calls: not in place.
+    /// A file that is read and written by calls: not in place.
     Plain(PlainFile),
     /// Memory of this process.
     Memory(Memory),
 }
 
 impl Storage {
-    /// Maps the file at `image`; what cannot be mapped is read by calls.
-    pub(crate) fn open(image: &Path) -> Result<Self> {
-        // Not to wait for the writer of a fifo: what is no file is refused below.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let open = || {
-            let opened = File::options().read(true).custom_flags(flags).open(image);
-            opened.map_err(|source| crate::Error::Image { path: image.into(), source })
+    /// Maps the file at `image`; what cannot be mapped is read and written by calls.
+    pub(crate) fn open(image: &Path, access: Access) -> Result<Self> {
+        let write = access == Access::ReadWrite;
+        let open = || -> Result<File> {
+            // Not to wait for the writer of a fifo: what is no file is refused below.
+            let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+            let opened = File::options().read(true).write(write).custom_flags(flags).open(image);
+            let file = opened.map_err(|source| crate::Error::Image { path: image.into(), source })?;
+            reserve(file.as_fd(), access, || image.into())?;
+            Ok(file)
         };
-        Ok(match MappedFile::open(open()?, Access::ReadOnly) {
+        Ok(match MappedFile::open(open()?, access) {
             Ok(mapped) => Self::Mapped(mapped),
-            Err(_) => Self::Plain(PlainFile::open(open()?, Access::ReadOnly)?),
+            Err(_) => Self::Plain(PlainFile::open(open()?, access)?),
         })
     }
 
@@ -41,6 +46,35 @@ impl Storage {
             Self::Plain(_) | Self::Memory(_) => None,
         }
     }
+}
+
+/// Many readers, or one writer: by a lock on the open file, which ends with the process that has it.
+fn reserve(file: BorrowedFd<'_>, access: Access, path: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
+    let how = match access {
+        Access::ReadOnly => FlockOperation::NonBlockingLockShared,
+        Access::ReadWrite => FlockOperation::NonBlockingLockExclusive,
+    };
+    match flock(file, how) {
+        Err(Errno::WOULDBLOCK) => Err(crate::Error::InUse { path: path(), holder: holder_of(file) }),
+        // A file system without locks cannot tell; that is no reason not to read there.
+        _ => Ok(()),
+    }
+}
+
+/// Who has a lock on this file, for a message.
+fn holder_of(file: BorrowedFd<'_>) -> String {
+    let find = || {
+        let stat = rustix::fs::fstat(file).ok()?;
+        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+        let id = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+        let locks = std::fs::read_to_string("/proc/locks").ok()?;
+        let line =
+            locks.lines().find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
+        let pid: u32 = line.split_whitespace().nth(4)?.parse().ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some(format!("process {pid} ({})", name.trim()))
+    };
+    find().unwrap_or_else(|| "another process".into())
 }
 
 impl From<MappedFile> for Storage {
@@ -61,41 +95,112 @@ impl From<Memory> for Storage {
     }
 }
 
-impl Device for Storage {
+/// Storage as a volume has it: one that is only to be read cannot be written, whatever the device would allow.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    storage: Storage,
+    writable: bool,
+}
+
+impl Backing {
+    pub(crate) fn new(storage: Storage, access: Access) -> Result<Self> {
+        // Sealed memory has only readers, however many; its descriptor may be one that all of them share.
+        if let Some(fd) = storage.fd()
+            && !storage.properties().sealed
+        {
+            let name = || format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)).into();
+            reserve(fd, access, || std::fs::read_link::<std::path::PathBuf>(name()).unwrap_or_else(|_| name()))?;
+        }
+        Ok(Self { storage, writable: access == Access::ReadWrite })
+    }
+
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.storage.fd()
+    }
+}
+
+/// The same call on whichever device it is.
+macro_rules! on {
+    ($storage:expr, $device:ident => $call:expr) => {
+        match $storage {
+            Storage::Mapped($device) => $call,
+            Storage::Plain($device) => $call,
+            Storage::Memory($device) => $call,
+        }
+    };
+}
+
+impl Storage {
+    fn properties(&self) -> Properties {
+        on!(self, device => device.properties())
+    }
+}
+
+impl Device for Backing {
     #[inline]
     fn pages(&self) -> u64 {
-        match self {
-            Self::Mapped(device) => device.pages(),
-            Self::Plain(device) => device.pages(),
-            Self::Memory(device) => device.pages(),
-        }
+        on!(&self.storage, device => device.pages())
     }
 
-    /// A volume opened here is only read, whatever the device would allow.
     fn properties(&self) -> Properties {
-        let properties = match self {
-            Self::Mapped(device) => device.properties(),
-            Self::Plain(device) => device.properties(),
-            Self::Memory(device) => device.properties(),
+        let properties = self.storage.properties();
+        Properties { writable: properties.writable && self.writable, ..properties }
+    }
+
+    #[inline]
+    fn direct_access(&self, first: PageNo, count: u64) -> Result<Region<'_>, Error> {
+        on!(&self.storage, device => device.direct_access(first, count))
+    }
+
+    #[inline]
+    fn direct_access_mut(&self, first: PageNo, count: u64) -> Result<RegionMut<'_>, Error> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        on!(&self.storage, device => device.direct_access_mut(first, count))
+    }
+
+    #[inline]
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        on!(&self.storage, device => device.read(at, to))
+    }
+
+    #[inline]
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        on!(&self.storage, device => device.write(at, from))
+    }
+
+    fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        on!(&self.storage, device => device.store(at, from))
+    }
+
+    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+        if !self.writable {
+            return Err(Error::ReadOnly);
+        }
+        on!(&self.storage, device => device.zero(first, count))
+    }
+
+    fn flush(&self, at: u64, len: u64) -> Result<(), Error> {
+        on!(&self.storage, device => device.flush(at, len))
+    }
+
+    /// A file on a disk does not order single stores, so the volume asks for this only where everything is to be durable:
+    /// then the file is.
+    fn fence(&self) -> Result<(), Error> {
+        on!(&self.storage, device => device.fence())?;
+        let synced = match &self.storage {
+            _ if !self.writable || self.storage.properties().persistent => Ok(()),
+            Storage::Mapped(device) => device.sync(),
+            Storage::Plain(device) => device.sync(),
+            Storage::Memory(_) => Ok(()),
         };
-        Properties { writable: false, ..properties }
-    }
-
-    #[inline]
-    fn direct_access(&self, first: PageNo, count: u64) -> std::result::Result<Region<'_>, Error> {
-        match self {
-            Self::Mapped(device) => device.direct_access(first, count),
-            Self::Plain(device) => device.direct_access(first, count),
-            Self::Memory(device) => device.direct_access(first, count),
-        }
-    }
-
-    #[inline]
-    fn read(&self, at: u64, to: &mut [u8]) -> std::result::Result<(), Error> {
-        match self {
-            Self::Mapped(device) => device.read(at, to),
-            Self::Plain(device) => device.read(at, to),
-            Self::Memory(device) => device.read(at, to),
-        }
+        synced.map_err(|error| Error::Io { errno: error.errno() })
     }
 }

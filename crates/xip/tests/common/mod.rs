@@ -67,3 +67,34 @@ pub fn image(of: &Path, image: &Path, block_size: u32) -> Option<PathBuf> {
         }
     }
 }
+
+/// e2fsck must find nothing on the image: not even that it was not closed.
+pub fn fsck(image: &Path) {
+    let bytes = fs::read(image).unwrap();
+    // `s_state`: closed.
+    assert_eq!(bytes[1024 + 58] & 3, 1, "the volume is not marked as closed");
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    match Command::new("e2fsck").arg("-fn").arg(image).env("PATH", path).output() {
+        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
+        Err(error) => println!("SKIPPED: e2fsck cannot be run ({error}); install e2fsprogs"),
+    }
+}
+
+/// Runs `what` with the image mounted by the kernel, where there may be loop mounts; else says that it was skipped.
+pub fn with_kernel_mount(image: &Path, what: impl FnOnce(&Path)) {
+    let at = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-o", "loop"]).arg(image).arg(at.path()).output();
+    match mounted {
+        Ok(out) if out.status.success() => {}
+        other => {
+            println!("SKIPPED: the kernel cannot mount an image here: {other:?}");
+            return;
+        }
+    }
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| what(at.path())));
+    let unmounted = Command::new("umount").arg(at.path()).status();
+    if let Err(panic) = done {
+        std::panic::resume_unwind(panic);
+    }
+    assert!(unmounted.unwrap().success());
+}

@@ -1,0 +1,128 @@
+//! Locks and clock of a volume in a program with threads.
+//!
+//! Every inode and every group has a lock of its own, never one shared with another: an operation on two inodes would wait
+//! for itself, and the order of locks ([`LockId`]) would not hold. Locks are made by the thousand when the first of them
+//! is wanted. A volume that cannot change has none.
+
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use xip_core::{Env, LockId, Timestamp};
+use xip_ext2::Geometry;
+
+/// The environment of a volume here: with locks where it can be written.
+#[derive(Debug, Default)]
+pub(crate) struct Threads(Option<Box<Locks>>);
+
+#[derive(Debug)]
+struct Locks {
+    tree: RwLock<()>,
+    inodes: Table,
+    groups: Table,
+    superblock: RwLock<()>,
+}
+
+impl Threads {
+    /// For a volume that cannot change.
+    pub(crate) fn frozen() -> Self {
+        Self(None)
+    }
+
+    /// For a volume of this shape, written by any number of threads.
+    pub(crate) fn live(geometry: &Geometry) -> Self {
+        Self(Some(Box::new(Locks {
+            tree: RwLock::default(),
+            inodes: Table::new(geometry.inodes),
+            groups: Table::new(geometry.groups),
+            superblock: RwLock::default(),
+        })))
+    }
+
+    #[inline]
+    fn lock(&self, what: LockId) -> Option<&RwLock<()>> {
+        let locks = self.0.as_deref()?;
+        match what {
+            LockId::Tree => Some(&locks.tree),
+            LockId::Inode(number) => locks.inodes.get(number),
+            LockId::Group(group) => locks.groups.get(group),
+            LockId::Super => Some(&locks.superblock),
+        }
+    }
+}
+
+/// Locks in a chunk.
+const CHUNK: u32 = 1024;
+
+/// Made when the first of its locks is wanted.
+type Chunk = OnceLock<Box<[RwLock<()>]>>;
+
+/// Locks by number, from 0 to a number that is known.
+#[derive(Debug)]
+struct Table(Box<[Chunk]>);
+
+impl Table {
+    fn new(last: u32) -> Self {
+        Self((0..=last / CHUNK).map(|_| OnceLock::new()).collect())
+    }
+
+    /// `None`: the volume has nothing of that number, which whoever asks will see when it looks.
+    #[inline]
+    fn get(&self, number: u32) -> Option<&RwLock<()>> {
+        let chunk = self.0.get((number / CHUNK) as usize)?;
+        let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| RwLock::default()).collect());
+        // An odd factor only changes the order: neighbours, which are often used together, stand in cache lines apart.
+        chunk.get((number.wrapping_mul(633) % CHUNK) as usize)
+    }
+}
+
+/// A lock while it is held.
+pub(crate) enum Guard<'a> {
+    /// Nobody changes anything here.
+    Frozen,
+    Shared {
+        _guard: RwLockReadGuard<'a, ()>,
+    },
+    Exclusive {
+        _guard: RwLockWriteGuard<'a, ()>,
+    },
+}
+
+impl Env for Threads {
+    type Guard<'a> = Guard<'a>;
+
+    /// As fine as the kernel's own times of files, and as cheap.
+    fn now(&self) -> Timestamp {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
+    }
+
+    // There is nothing behind a lock that a panic could leave half done but storage, which a crash may leave so too.
+    #[inline]
+    fn shared(&self, what: LockId) -> Guard<'_> {
+        match self.lock(what) {
+            None => Guard::Frozen,
+            Some(lock) => Guard::Shared { _guard: lock.read().unwrap_or_else(PoisonError::into_inner) },
+        }
+    }
+
+    #[inline]
+    fn exclusive(&self, what: LockId) -> Guard<'_> {
+        match self.lock(what) {
+            None => Guard::Frozen,
+            Some(lock) => Guard::Exclusive { _guard: lock.write().unwrap_or_else(PoisonError::into_inner) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_number_has_a_lock_of_its_own_and_what_does_not_exist_has_none() {
+        let table = Table::new(5000);
+        let all: HashSet<_> = (0..=5000).map(|n| std::ptr::from_ref(table.get(n).unwrap())).collect();
+        assert_eq!(all.len(), 5001);
+        assert!(table.get(u32::MAX).is_none());
+    }
+}

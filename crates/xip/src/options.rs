@@ -1,0 +1,214 @@
+//! How a file is opened, in the words of `std::fs::OpenOptions`.
+
+use crate::error::{Error, Result};
+use crate::file::{Access, File};
+use crate::opens::Held;
+use crate::path;
+use crate::volume::{Volume, owner, stopped};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use xip_core::ops::{Durable, Writer};
+use xip_ext2::{InodeNo, Kind, NewInode, NewKind};
+
+/// How a file is opened.
+///
+/// ```
+/// # fn main() -> Result<(), xip::Error> {
+/// # let directory = tempfile::tempdir()?;
+/// # let volume = xip::Volume::create(directory.path().join("image"), 1 << 20)?;
+/// use std::io::Write;
+/// let mut log = xip::OpenOptions::new().append(true).create(true).mode(0o600).open(&volume, "/log")?;
+/// writeln!(log, "started")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    read: bool,
+    write: bool,
+    append: bool,
+    truncate: bool,
+    create: bool,
+    create_new: bool,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    durable: Durable,
+    keep_set_id: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl OpenOptions {
+    /// Nothing is asked for yet; a new file would have the mode `0o644` and the owners of the program.
+    pub fn new() -> Self {
+        Self {
+            read: false,
+            write: false,
+            append: false,
+            truncate: false,
+            create: false,
+            create_new: false,
+            mode: 0o644,
+            owner: None,
+            durable: Durable::No,
+            keep_set_id: false,
+        }
+    }
+
+    /// To be read.
+    pub fn read(&mut self, read: bool) -> &mut Self {
+        self.read = read;
+        self
+    }
+
+    /// To be written.
+    pub fn write(&mut self, write: bool) -> &mut Self {
+        self.write = write;
+        self
+    }
+
+    /// To be written at its end, wherever that is then: no two writers ever write to the same place.
+    pub fn append(&mut self, append: bool) -> &mut Self {
+        self.append = append;
+        self
+    }
+
+    /// Cut to nothing. Asks for [`OpenOptions::write`].
+    pub fn truncate(&mut self, truncate: bool) -> &mut Self {
+        self.truncate = truncate;
+        self
+    }
+
+    /// Made where there is none; also where a symbolic link leads to nothing. Asks for write or append.
+    pub fn create(&mut self, create: bool) -> &mut Self {
+        self.create = create;
+        self
+    }
+
+    /// Made, and an error (`EEXIST`) where there is something, be it a symbolic link. Asks for write or append.
+    pub fn create_new(&mut self, create_new: bool) -> &mut Self {
+        self.create_new = create_new;
+        self
+    }
+
+    /// Permission bits of a new file. No umask is taken from it.
+    pub fn mode(&mut self, mode: u32) -> &mut Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Owner and group of a new file; else those of the program. A directory with set-group-id gives its group all the same.
+    pub fn owner(&mut self, uid: u32, gid: u32) -> &mut Self {
+        self.owner = Some((uid, gid));
+        self
+    }
+
+    /// What is durable when a write returns: as by [`File::sync_data`] or [`File::sync_all`] after each.
+    pub fn durable(&mut self, durable: Durable) -> &mut Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Writes keep set-id bits, as those of one who has `CAP_FSETID`.
+    pub fn keep_set_id(&mut self, keep: bool) -> &mut Self {
+        self.keep_set_id = keep;
+        self
+    }
+
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    /// As the options say; the path leads nowhere, or to something else than a regular file; `EINVAL` for options that
+    /// contradict each other; `EROFS` for a volume that is only read.
+    pub fn open(&self, volume: &Volume, path: impl AsRef<Path>) -> Result<File> {
+        let path = path.as_ref();
+        self.check()?;
+        if !self.create && !self.create_new {
+            return volume.at(path, true, |ino| self.opened(volume, ino));
+        }
+        let named = |source| Error::Path { path: path.into(), source };
+        volume.0.check_live().map_err(named)?;
+        for _ in 0..1000 {
+            let find = || {
+                let place = path::locate(&volume.0, path.as_os_str().as_bytes(), !self.create_new)?;
+                let held = volume.hold(place.directory);
+                let found = place.found.map(|(ino, kind)| (volume.hold(ino), kind));
+                Ok((place, held, found))
+            };
+            let (place, directory, found) = volume.0.steady(find).map_err(|stop| stopped(path, stop))?;
+            match found {
+                Some(_) if self.create_new => return Err(named(xip_ext2::Error::Exists)),
+                Some((held, _)) => return self.opened(volume, held.ino()).map_err(named),
+                None if place.slash => return Err(named(xip_ext2::Error::IsDirectory)),
+                None => {}
+            }
+            match self.make(volume, &directory, &place.name) {
+                // Someone was faster, and it is theirs that is opened.
+                Err(xip_ext2::Error::Exists) if !self.create_new => {}
+                made => return made.map_err(named),
+            }
+        }
+        Err(named(xip_ext2::Error::Busy))
+    }
+
+    /// Opens what has this number.
+    pub(crate) fn open_inode(&self, volume: &Volume, ino: InodeNo) -> Result<File> {
+        self.check()?;
+        Ok(self.opened(volume, ino)?)
+    }
+
+    fn make(&self, volume: &Volume, directory: &Held, name: &[u8]) -> Result<File, xip_ext2::Error> {
+        let (uid, gid) = self.owner.unwrap_or_else(owner);
+        // The lower 12 bits fit.
+        let permissions = (self.mode & 0o7777) as u16;
+        let new = NewInode { kind: NewKind::Regular, permissions, uid, gid };
+        let held = volume.inodes().create(directory.ino(), name, &new)?;
+        File::open_as(volume, held.ino(), self.access(), self.writer())
+    }
+
+    /// Of one who holds it.
+    fn opened(&self, volume: &Volume, ino: InodeNo) -> Result<File, xip_ext2::Error> {
+        if self.writes() {
+            // What it is comes first, as everywhere.
+            if volume.inodes().kind(ino)? == Kind::Directory {
+                return Err(xip_ext2::Error::IsDirectory);
+            }
+            volume.0.check_live()?;
+        }
+        let file = File::open_as(volume, ino, self.access(), self.writer())?;
+        if self.truncate {
+            file.truncate(0)?;
+        }
+        Ok(file)
+    }
+
+    fn writes(&self) -> bool {
+        self.write || self.append
+    }
+
+    fn access(&self) -> Access {
+        Access { read: self.read, write: self.writes() }
+    }
+
+    fn writer(&self) -> Writer {
+        Writer { append: self.append, keep_set_id: self.keep_set_id, durable: self.durable, ..Writer::default() }
+    }
+
+    /// The combinations that `std::fs` refuses.
+    fn check(&self) -> Result<()> {
+        if !self.read && !self.writes() {
+            return Err(Error::Invalid("a file is opened to be read, written or appended to"));
+        }
+        if self.truncate && (self.append || !self.write) {
+            return Err(Error::Invalid("only a file that is opened to be written, not appended to, is cut to nothing"));
+        }
+        if (self.create || self.create_new) && !self.writes() {
+            return Err(Error::Invalid("only a file that is opened to be written or appended to is made"));
+        }
+        Ok(())
+    }
+}
