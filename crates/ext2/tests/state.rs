@@ -152,7 +152,7 @@ fn a_rename_is_done_wholly_or_not_at_all_wherever_the_power_is_lost() {
 }
 
 /// Whether the superblock has the bit that stands for a record.
-fn keeps_away(image: &Vec<u8>) -> bool {
+fn keeps_away(image: &[u8]) -> bool {
     image[1024 + 96 + 3] & 0x40 != 0
 }
 
@@ -195,7 +195,7 @@ fn a_record_is_dropped_when_another_had_the_volume_in_between_or_it_is_damaged()
 /// What is half done is not for those who know no record.
 #[test]
 fn e2fsck_refuses_a_volume_with_a_record_and_takes_it_when_it_was_opened() {
-    let image = at_every_store(rename).into_iter().find(keeps_away).unwrap();
+    let image = at_every_store(rename).into_iter().find(|image| keeps_away(image)).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &image).unwrap();
     let out = Command::new("e2fsck").arg("-fy").arg(file.path()).output().unwrap();
