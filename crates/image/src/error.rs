@@ -92,6 +92,22 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// Somebody else has the image: `EBUSY`.
+    #[error("{} is in use by {by}: end or unmount that first", image.display())]
+    InUse {
+        /// The image.
+        image: PathBuf,
+        /// Who, in words.
+        by: String,
+    },
+    /// There is not enough memory to check the volume: `ENOMEM`.
+    #[error("{}: a check of it needs {bytes} bytes of memory: end other programs, or use a larger machine", image.display())]
+    NoMemory {
+        /// The image.
+        image: PathBuf,
+        /// What is needed.
+        bytes: usize,
+    },
     /// [`Progress::cancelled`](crate::Progress::cancelled) said so: `EINTR`.
     #[error("the build was interrupted; nothing is left of it")]
     Cancelled,
@@ -105,11 +121,12 @@ impl Error {
         match self {
             Self::Source { error, .. } | Self::Image { error, .. } => of(error),
             Self::Device(error) => error.errno(),
-            Self::Changed { .. } => Errno::BUSY.raw_os_error(),
+            Self::Changed { .. } | Self::InUse { .. } => Errno::BUSY.raw_os_error(),
             Self::File { error, .. } | Self::Volume { error, .. } => error.errno(),
             Self::TooSmall { .. } | Self::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             Self::TooLarge { .. } => Errno::FBIG.raw_os_error(),
             Self::Option { .. } => Errno::INVAL.raw_os_error(),
+            Self::NoMemory { .. } => Errno::NOMEM.raw_os_error(),
             Self::Cancelled => Errno::INTR.raw_os_error(),
         }
     }

@@ -1,6 +1,6 @@
 //! Images laid out for execution in place, built without root.
 //!
-//! [`Build`] makes an image of a directory; [`info`] says what is in one.
+//! [`Build`] makes an image of a directory; [`info`] says what is in one, and [`check()`] what is wrong with it.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -9,16 +9,19 @@
 //! | `build`, `names`, `data` | the steps of a build; all that is written goes through `xip-ext2` |
 //! | `output` | the image file while it has no name yet |
 //! | `info` | an image that is there |
+//! | `check`, `lock` | what is wrong with one, and how it is repaired; who has it |
 //!
 //! `docs/build.md` is the page for users.
 #![forbid(unsafe_code)]
 
 mod build;
+mod check;
 mod data;
 mod directory;
 mod error;
 mod info;
 pub mod layout;
+mod lock;
 mod names;
 mod output;
 mod owner;
@@ -29,6 +32,7 @@ mod source;
 mod xattrs;
 
 pub use build::{Build, Summary};
+pub use check::{check, check_device};
 pub use directory::Directory;
 pub use error::Error;
 pub use info::{Density, Files, Info, Runs, Shape, info};

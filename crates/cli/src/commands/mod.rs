@@ -1,6 +1,7 @@
 //! One file for each command: its arguments, and what it does with them.
 
 mod build;
+mod check;
 mod completion;
 mod demo;
 mod info;
@@ -25,6 +26,7 @@ use crate::output::Output;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Build(build::Args),
+    Check(check::Args),
     Info(info::Args),
     Load(load::Args),
     Ls(ls::Args),
@@ -41,6 +43,7 @@ impl Command {
         let done = |()| ExitCode::SUCCESS;
         match self {
             Command::Build(args) => args.run(output).map(done),
+            Command::Check(args) => args.run(output),
             Command::Info(args) => args.run(output).map(done),
             Command::Load(args) => args.run(output).map(done),
             Command::Ls(args) => args.run(output).map(done),
