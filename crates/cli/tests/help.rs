@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use common::Place;
 
-const COMMANDS: [&str; 10] = ["build", "info", "load", "ls", "stat", "rm", "run", "demo", "completion", "man"];
+const COMMANDS: [&str; 11] = ["build", "check", "info", "load", "ls", "stat", "rm", "run", "demo", "completion", "man"];
 
 #[test]
 fn help_lists_every_command_and_every_command_has_examples() {
@@ -24,7 +24,7 @@ fn help_lists_every_command_and_every_command_has_examples() {
 #[test]
 fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
     let place = Place::new();
-    let nonsense: [&[&str]; 26] = [
+    let nonsense: [&[&str]; 28] = [
         &[],
         &["frobnicate"],
         &["build"],
@@ -51,6 +51,8 @@ fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
         &["run", "debian", "--"],
         &["run", "", "--", "true"],
         &["rm"],
+        &["check"],
+        &["check", "a", "--quiet", "--json"],
     ];
     for arguments in nonsense {
         let ran = place.run(arguments);

@@ -41,9 +41,12 @@ fn holder(file: &File) -> String {
             (found == id).then_some(pid)?.parse::<u32>().ok().filter(|pid| *pid != 0)
         })
     });
-    let Some(pid) = pid else { return "another process".into() };
-    let command = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    format!("{} ({pid})", String::from_utf8_lossy(&command).trim_end().escape_debug())
+    // The process that took the lock may have ended, and another of its family have it now.
+    let command = pid.and_then(|pid| fs::read(format!("/proc/{pid}/comm")).ok().map(|name| (name, pid)));
+    match command {
+        Some((name, pid)) => format!("{} ({pid})", String::from_utf8_lossy(&name).trim_end().escape_debug()),
+        None => "another process".into(),
+    }
 }
 
 /// The loop device that the file stands behind; to read it beside one that is read-only does no harm.

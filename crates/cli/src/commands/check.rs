@@ -13,8 +13,8 @@ use crate::failure::Failure;
 use crate::output::{Output, count, printable};
 
 const HELP: &str = "\
-What is found is a leak, which a crash may leave and which `--repair` mends without loss, or damage, which no crash leaves. \
-An image with damage is not mended at all.\n\n\
+What is found is a leak, which a crash may leave and which `--repair` mends, or damage, which no crash leaves. \
+To mend a leak is to free what no name leads to, and to correct counts. An image with damage is not mended at all.\n\n\
 Exit codes:
   0  nothing is wrong, or all of it was mended
   1  it could not be checked
@@ -158,10 +158,10 @@ impl Args {
         let leaks = count(summary.leaks, "leak", "leaks");
         let sum = match (summary.damages, summary.leaks) {
             (0, 0) => paint.green("clean"),
-            (0, _) if summary.mended => format!("{leaks}, {}; nothing was lost", paint.green("all mended")),
+            (0, _) if summary.mended => format!("{leaks}, {}", paint.green("all mended")),
             (0, _) => match segment {
                 Some(segment) => format!("{leaks}, not mended: {}", from_image(segment)),
-                None => format!("{leaks}, not mended: --repair mends all of it, without loss"),
+                None => format!("{leaks}, not mended: --repair mends all of it"),
             },
             (damages, _) => format!(
                 "{} and {leaks}, nothing mended: what seems leaked may be what the damage has cut off. Build or copy the \
