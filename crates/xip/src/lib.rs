@@ -1,27 +1,55 @@
 //! Execute in place: a volume in memory, with the feel of `std::fs`.
 //!
-//! An image built by `xip build`, or any ext2 file system, is opened from its file or from a segment, and its files are
-//! used where they are stored: a read copies straight from storage, and where storage cannot change, its bytes are
-//! borrowed without a copy.
+//! An ext2 file system in an image file, a segment or any other device, inside a program: no mount, no privileges, no copies. Its
+//! files are used where they are stored: a read or write copies straight from or to storage, and where storage cannot change,
+//! its bytes are borrowed without a copy. The kernel mounts what was written here, and `e2fsck` calls it clean.
+//!
+//! # To read and write
 //!
 //! ```
-//! use std::io::Read;
+//! use std::io::{BufRead, BufReader, Read, Seek, Write};
 //!
 //! # fn main() -> Result<(), xip::Error> {
-//! # let image = tempfile::NamedTempFile::new()?;
-//! # {
-//! #     use xip_ext2::{File, Format, InodeNo, NewInode, NewKind, Volume};
-//! #     let device = xip_segment::MappedFile::create(image.reopen()?, 64)?;
-//! #     let format = Format { blocks: 64, inodes: 32, ..Format::default() };
-//! #     let volume = Volume::format(device, xip_core::Alone::default(), &format)?;
-//! #     let new = |kind| NewInode { kind, permissions: 0o755, uid: 0, gid: 0 };
-//! #     let bin = volume.create(InodeNo::ROOT, b"bin", &new(NewKind::Directory))?;
-//! #     let shell = volume.create(bin, b"sh", &new(NewKind::Regular))?;
-//! #     let File::InPlace(file) = volume.file(shell)? else { panic!() };
-//! #     xip_core::ops::write(&file, 0, b"\x7fELF and more", &Default::default())?;
+//! # let directory = tempfile::tempdir()?;
+//! # let image = directory.path().join("data.xip");
+//! let volume = xip::Volume::create(&image, 16 << 20)?; // or Volume::open_writable(&image)
+//! volume.create_dir_all("/var/log")?;
+//! volume.write("/etc-issue", "welcome\n")?;
+//!
+//! let mut log = xip::OpenOptions::new().read(true).append(true).create(true).open(&volume, "/var/log/messages")?;
+//! writeln!(log, "started")?;
+//! log.writev_at(&[b"all of this ", b"or nothing\n"], 0)?;
+//! log.sync_data()?;
+//! log.rewind()?;
+//! assert_eq!(BufReader::new(&log).lines().count(), 2);
+//!
+//! volume.rename("/etc-issue", "/issue")?;
+//! volume.set_permissions("/issue", 0o600)?;
+//! volume.set_xattr("/issue", "user.origin", "an example")?;
+//!
+//! // A file lives as long as someone has it open.
+//! volume.remove_file("/var/log/messages")?;
+//! assert_eq!(log.len(), 31);
+//!
+//! drop(log);
+//! volume.close()?;
+//! # Ok(())
 //! # }
-//! # let image = image.path();
-//! let volume = xip::Volume::open(image)?;
+//! ```
+//!
+//! # Only to read
+//!
+//! ```
+//! # fn main() -> Result<(), xip::Error> {
+//! # let directory = tempfile::tempdir()?;
+//! # let image = directory.path().join("tools.xip");
+//! # let made = xip::Volume::create(&image, 1 << 20)?;
+//! # made.create_dir("bin")?;
+//! # made.write("bin/sh", b"\x7fELF and more")?;
+//! # made.close()?;
+//! use std::io::Read;
+//!
+//! let volume = xip::Volume::open(&image)?;
 //! let mut shell = volume.file("/bin/sh")?;
 //! assert!(shell.in_place());
 //! let mut magic = [0; 4];
@@ -32,17 +60,41 @@
 //!     let entry = entry?;
 //!     println!("{:?} {}", entry.file_name(), entry.metadata()?.len());
 //! }
-//! // Where in the image the file is: its first page, and how many follow.
-//! println!("{:?}", shell.layout(xip::PageIndex(0), u64::MAX)?);
+//! // Where in the image the file is: the first page of each run, and how many follow.
+//! println!("{:?}", shell.extents()?);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Where to look
+//!
 //! | to | take |
 //! |---|---|
-//! | open an image or a segment | [`Volume`] |
-//! | read a file, see its storage | [`File`] |
+//! | open an image or a segment; read, make, move and remove by path | [`Volume`] |
+//! | open a file to be written, appended to, made | [`OpenOptions`] |
+//! | read and write a file, at a position or anywhere; its size, its space, its storage | [`File`] |
 //! | go by inode numbers: a mount, a runner | [`Inodes`] |
+//!
+//! # What holds
+//!
+//! * **Threads** share a [`Volume`] and a [`File`]. Each call is one operation: it is seen wholly or not at all, a vectored one too.
+//!   Readers never wait for readers, nor operations on different files for each other.
+//! * **Errors** name the path and have the errno that the kernel would give ([`Error::errno`]); `?` makes a `std::io::Error` of them.
+//! * **A program that is killed** loses nothing that a finished call did, as long as the machine runs. The next
+//!   [`Volume::open_writable`] repairs what was under way, and says what it cannot repair.
+//! * **A machine that stops** keeps of an image on a disk what was there at the last sync ([`Volume::sync`], [`File::sync_all`]), when nothing was
+//!   changed after it. What came after, the kernel writes back in any order, as it does for every mapped file: only
+//!   persistent memory keeps the order that makes it repairable (`docs/order.md`).
+//! * **One program writes** an image, or many read it: the lock is one on the image file (`flock`), which ends with the program. Who
+//!   is refused learns who has it.
+//!
+//! # What does not
+//!
+//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user, and no umask is
+//!   applied. Default ACLs of a directory are not inherited.
+//! * ext2 has no storage beyond the end of a file, so [`File::allocate`] that keeps the size stays inside it.
+//! * [`File::piece`] and [`File::as_slice`] lend storage only where it cannot change.
+//! * A store into an image that is sparse, on a file system that is full, or into one that was cut shorter meanwhile, is a `SIGBUS`.
 #![forbid(unsafe_code)]
 
 mod change;

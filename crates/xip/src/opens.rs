@@ -180,3 +180,68 @@ impl Inner {
         walk()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Volume;
+
+    /// A volume with files named by numbers, and what removes the next of them.
+    fn with_files(test: impl FnOnce(&Volume, &mut dyn FnMut())) {
+        let directory = tempfile::tempdir().unwrap();
+        let volume = Volume::create(directory.path().join("image"), 4 << 20).unwrap();
+        for n in 0..20 {
+            volume.write(n.to_string(), b"x").unwrap();
+        }
+        let mut next = 0;
+        test(&volume, &mut || {
+            volume.remove_file(next.to_string()).unwrap();
+            next += 1;
+        });
+    }
+
+    #[test]
+    fn a_walk_during_which_an_inode_went_is_done_again() {
+        with_files(|volume, remove| {
+            let mut walks = 0;
+            volume.0.steady(|| {
+                walks += 1;
+                if walks == 1 {
+                    remove();
+                }
+            });
+            assert_eq!(walks, 2);
+        });
+    }
+
+    #[test]
+    fn a_walk_that_was_overtaken_often_makes_others_wait() {
+        with_files(|volume, remove| {
+            let mut walks = 0;
+            volume.0.steady(|| {
+                walks += 1;
+                if walks <= PATIENCE {
+                    remove();
+                } else {
+                    let opens = volume.0.opens.as_ref().unwrap();
+                    assert!(opens.calm.try_read().is_err());
+                }
+            });
+            assert_eq!(walks, PATIENCE + 1);
+        });
+    }
+
+    #[test]
+    fn an_inode_goes_when_its_last_holder_lets_it_go() {
+        with_files(|volume, remove| {
+            let held = volume.hold(volume.resolve("0").unwrap());
+            let other = held.clone();
+            let gone = volume.0.gone();
+            remove();
+            drop(held);
+            assert!(volume.0.none_gone_since(gone));
+            drop(other);
+            assert!(!volume.0.none_gone_since(gone));
+        });
+    }
+}

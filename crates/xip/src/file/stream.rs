@@ -1,0 +1,95 @@
+//! A file as `std::io` has it: read and written at a position, which all who use the file share. It is locked while what moves
+//! it is under way, as the kernel does: two readers never get the same bytes.
+
+use super::File;
+use crate::error::Error;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::sync::{MutexGuard, PoisonError};
+use xip_core::ops;
+
+/// At the file's position, which all who use this file share.
+impl Read for &File {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let mut position = self.position();
+        let count = self.read_at(to, *position)?;
+        *position += count as u64;
+        Ok(count)
+    }
+
+    fn read_vectored(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut position = self.position();
+        let mut to: Vec<&mut [u8]> = to.iter_mut().take(ops::MAX_SEGMENTS).map(|slice| &mut **slice).collect();
+        let count = self.readv_at(&mut to, *position)?;
+        *position += count as u64;
+        Ok(count)
+    }
+}
+
+/// At the file's position, which all who use this file share; at the end for one that was opened to append.
+impl Write for &File {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(from)])
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut position = self.position();
+        let from: Vec<&[u8]> = from.iter().take(ops::MAX_SEGMENTS).map(|slice| &**slice).collect();
+        let count = self.writev_at(&from, *position)?;
+        *position = if self.how.append { self.now().map_err(Error::from)?.size } else { *position + count as u64 };
+        Ok(count)
+    }
+
+    /// Nothing waits: what was written is written. [`File::sync_data`] makes it durable.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for &File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut position = self.position();
+        let new = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(by) => self.now().map_err(Error::from)?.size.checked_add_signed(by),
+            SeekFrom::Current(by) => position.checked_add_signed(by),
+        };
+        *position = new.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(*position)
+    }
+}
+
+impl File {
+    fn position(&self) -> MutexGuard<'_, u64> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for File {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(to)
+    }
+
+    fn read_vectored(&mut self, to: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(to)
+    }
+}
+
+impl Write for File {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        (&*self).write(from)
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(from)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        (&*self).seek(to)
+    }
+}
