@@ -1,4 +1,5 @@
-//! One who writes an image, or many who read it: a lock that ends with its process, however that ends.
+//! One who writes an image, or many who read it: a lock that ends with its process, however that ends. `xip::Volume` takes the
+//! same.
 
 use crate::error::Error;
 use rustix::fs::{FlockOperation, fstat, major, minor};
@@ -18,6 +19,8 @@ pub(crate) fn lock(file: &File, image: &Path, write: bool) -> Result<(), Error> 
             Ok(()) => break,
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) => return Err(Error::InUse { image: image.into(), by: holder(file) }),
+            // A file system without locks cannot tell; that is no reason not to read there.
+            Err(_) if !write => break,
             Err(errno) => return Err(xip_segment::Error::File { action: "lock", path: image.into(), errno }.into()),
         }
     }
