@@ -32,6 +32,8 @@ const NOT_CLEAN: u8 = 4;
 const LINES: usize = 100;
 const RECORDS: usize = 100_000;
 
+const WITH_DAMAGE: &str = "Build or copy the image again, or let `e2fsck -f` repair it, which can lose files";
+
 /// Find what is wrong with an image, and repair it
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
@@ -155,7 +157,7 @@ impl Args {
         if *left_out > 0 {
             output.line(format!("... and {left_out} more; --json has up to {RECORDS} of each class"))?;
         }
-        let leaks = count(summary.leaks, "leak", "leaks");
+        let (leaks, damages) = (count(summary.leaks, "leak", "leaks"), count(summary.damages, "damage", "damages"));
         let sum = match (summary.damages, summary.leaks) {
             (0, 0) => paint.green("clean"),
             (0, _) if summary.mended => format!("{leaks}, {}", paint.green("all mended")),
@@ -163,10 +165,9 @@ impl Args {
                 Some(segment) => format!("{leaks}, not mended: {}", from_image(segment)),
                 None => format!("{leaks}, not mended: --repair mends all of it"),
             },
-            (damages, _) => format!(
-                "{} and {leaks}, nothing mended: what seems leaked may be what the damage has cut off. Build or copy the \
-                 image again, or let `e2fsck -f` repair it, which can lose files",
-                count(damages, "damage", "damages")
+            (_, 0) => format!("{damages}, not mended. {WITH_DAMAGE}"),
+            (_, _) => format!(
+                "{damages} and {leaks}, nothing mended: what seems leaked may be what the damage has cut off. {WITH_DAMAGE}"
             ),
         };
         output.line(format!("{}: {sum}", printable(&self.source.to_string_lossy())))
