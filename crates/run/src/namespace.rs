@@ -3,7 +3,7 @@
 
 use crate::options::{Bind, Root};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, chmod, makedev, open, stat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, chmod, fstat, makedev, open, stat, statx};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
     open_tree, unmount,
@@ -71,7 +71,7 @@ impl Building {
         }
         let base = BASES.iter().map(Path::new).find(|base| base.is_dir()).unwrap_or(Path::new("/"));
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("xip", base, "tmpfs", flags, Some(c"mode=0755")).map_err(failed("mount a tmpfs"))?;
+        mount("xip", base, "tmpfs", flags, Some(c"mode=0755,inode64")).map_err(failed("mount a tmpfs"))?;
         let building = Self { taken, base: base.into() };
         for directory in ["volume", "upper", "work", "merged"] {
             std::fs::create_dir(building.base.join(directory)).map_err(failed("make a directory"))?;
@@ -85,11 +85,11 @@ impl Building {
     }
 
     /// When the volume is mounted and served: makes it the root directory, and puts everything in its place.
-    pub(crate) fn finish(self, root: Root, workdir: &Path) -> Result<Tree, Failed> {
+    pub(crate) fn finish(self, root: Root, workdir: &Path, inodes: u64) -> Result<Tree, Failed> {
         let volume = self.volume();
         let (new_root, upper) = match root {
             Root::ReadOnly => (volume, None),
-            Root::Overlay => self.overlay(&volume).map(|(root, upper)| (root, Some(upper)))?,
+            Root::Overlay => self.overlay(&volume, inodes).map(|(root, upper)| (root, Some(upper)))?,
         };
         chdir(&new_root).map_err(failed("enter the volume"))?;
         pivot_root(".", ".").map_err(failed("make the volume the root directory"))?;
@@ -112,9 +112,17 @@ impl Building {
         Ok(Tree { root, upper, device, mount_id: known.stx_mnt_id })
     }
 
-    /// The volume under a layer in memory.
-    fn overlay(&self, volume: &Path) -> Result<(PathBuf, OwnedFd), Failed> {
+    /// The volume under a layer in memory. Inode numbers of that begin beyond the volume's: a number says of which a file is.
+    fn overlay(&self, volume: &Path, inodes: u64) -> Result<(PathBuf, OwnedFd), Failed> {
         let (upper, merged) = (self.base.join("upper"), self.base.join("merged"));
+        loop {
+            // The next number, used up.
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = open(&upper, flags, Mode::RUSR).map_err(failed("prepare the overlay"))?;
+            if fstat(&file).map_err(failed("prepare the overlay"))?.st_ino > inodes {
+                break;
+            }
+        }
         let mode = stat(volume).map_err(failed("look at the volume"))?.st_mode;
         chmod(&upper, Mode::from_raw_mode(mode & 0o7777)).map_err(failed("prepare the overlay"))?;
         let mut options = Vec::new();

@@ -67,8 +67,8 @@ pub enum Reason {
     ProgramData,
     /// A 32-bit program: left to the page cache.
     Bits32,
-    /// The process has a seccomp filter of its own, which could end it for calls of the runner's, or a user namespace of its own, where
-    /// others could look at it while it has the segment's descriptor.
+    /// The process has a seccomp filter of its own, which could end it for calls of the runner's, or a user or process
+    /// namespace of its own, where others could look at it while it has the segment's descriptor.
     Sandboxed,
     /// The file was changed: the overlay has a copy of it.
     CopiedUp,
@@ -89,7 +89,7 @@ impl Reason {
             Self::Tail => "bytes after the end of the file",
             Self::ProgramData => "last page of program data",
             Self::Bits32 => "32-bit program",
-            Self::Sandboxed => "program with a filter or user namespace of its own",
+            Self::Sandboxed => "program with a filter or namespace of its own",
             Self::CopiedUp => "changed in the overlay",
             Self::GrowthRefused => "growth refused",
             Self::Refused => "the kernel refused",

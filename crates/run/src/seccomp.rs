@@ -137,6 +137,10 @@ impl Filter {
 /// Has system calls of the program end in signals, also ours.
 const PR_SET_SYSCALL_USER_DISPATCH: u32 = 59;
 
+/// Namespaces in which a program makes no calls of ours: a user namespace of its own, where it could look at others, and one
+/// of processes, whose first one our helper would be.
+const OWN: u32 = (libc::CLONE_NEWUSER | libc::CLONE_NEWPID).cast_unsigned();
+
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const fn low(argument: u32) -> u32 {
@@ -147,18 +151,25 @@ const fn high(argument: u32) -> u32 {
 }
 
 /// The second filter, for threads that share their memory: none of them changes who may look at the process (`prctl`
-/// with `PR_SET_DUMPABLE`) while a helper of the runner's has the segment's descriptor. Filters outlive the program: in one
+/// with `PR_SET_DUMPABLE`) while a helper of the runner's has the segment's descriptor, or copies the memory meanwhile. Filters outlive the program: in one
 /// that is alone our page of code makes the process undumpable, which is no harm in any, and with a stop dumpable again.
 pub(crate) fn shield(cookie: u32) -> Vec<sock_filter> {
     let mut f = Filter::default();
     f.load(ARCH);
     f.when(BPF_JEQ, ARCH_I386, To::Next, To::Native);
     f.load(NUMBER);
+    for number in [2, 120, 190] {
+        f.when(BPF_JEQ, number, To::Clone, To::Next);
+    }
     f.when(BPF_JEQ, 172, To::Prctl, To::Allow);
     f.label(To::Native);
     f.load(NUMBER);
     f.put(BPF_ALU | BPF_AND | BPF_K, !X32, To::Next, To::Next);
+    for number in [56, 57, 58] {
+        f.when(BPF_JEQ, number, To::Clone, To::Next);
+    }
     f.when(BPF_JEQ, 157, To::Prctl, To::Allow);
+    f.trace(To::Clone, Stop::Share);
     f.label(To::Prctl);
     f.load(low(0));
     f.when(BPF_JEQ, libc::PR_SET_DUMPABLE.cast_unsigned(), To::Next, To::Allow);
@@ -256,10 +267,10 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.label(To::SetNs);
     f.load(low(1));
     f.when(BPF_JEQ, 0, To::Sandbox, To::Next);
-    f.when(BPF_JSET, libc::CLONE_NEWUSER.cast_unsigned(), To::Sandbox, To::Allow);
+    f.when(BPF_JSET, OWN, To::Sandbox, To::Allow);
     f.label(To::Unshare);
     f.load(low(0));
-    f.when(BPF_JSET, libc::CLONE_NEWUSER.cast_unsigned(), To::Sandbox, To::Allow);
+    f.when(BPF_JSET, OWN, To::Sandbox, To::Allow);
     f.trace(To::Sandbox, Stop::Sandbox);
     f.label(To::Clone);
     f.load(low(0));
@@ -424,11 +435,17 @@ mod tests {
             assert_eq!(shielded(ARCH_I386, 172, arguments), expected, "{arguments:x?}");
         }
         assert_eq!(shielded(ARCH_X86_64, 172, [4, 1, 0, 0, 0, 0]), ALLOW);
+        for (native, in_32_bit) in [(56, 120), (57, 2), (58, 190)] {
+            assert_eq!(shielded(ARCH_X86_64, native, [0x11, 0, 0, 0, 0, 0]), stop(Stop::Share));
+            assert_eq!(shielded(ARCH_I386, in_32_bit, [0x11, 0, 0, 0, 0, 0]), stop(Stop::Share));
+        }
     }
 
     #[test]
     fn a_user_namespace_of_its_own_stops() {
-        for (flags, expected) in [(0x1000_0000, stop(Stop::Sandbox)), (0x0002_0000, ALLOW)] {
+        for (flags, expected) in
+            [(0x1000_0000, stop(Stop::Sandbox)), (0x2000_0000, stop(Stop::Sandbox)), (0x0002_0000, ALLOW)]
+        {
             assert_eq!(native(272, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(judge(ARCH_I386, 310, [flags, 0, 0, 0, 0, 0]), expected);
             assert_eq!(native(308, [3, flags, 0, 0, 0, 0]), expected);

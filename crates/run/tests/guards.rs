@@ -84,3 +84,28 @@ fn where_memory_cannot_be_sealed_the_page_of_code_is_looked_at_before_each_use()
     let report = without(&["/bin/guards", "map"]);
     assert_eq!(report["files"]["/data/dense"]["bytes_in_place"], 40 * 4096);
 }
+
+#[test]
+fn a_forked_process_without_the_page_of_code_is_left_to_the_page_cache() {
+    case("page-unforked");
+    let report = image().report(&["/bin/guards", "page-unforked"]);
+    assert_eq!(report["files"]["/data/dense"]["not_in_place"]["refused"], 40 * 4096);
+}
+
+#[test]
+fn a_programs_own_filter_hides_no_call_from_the_runner() {
+    case("other-word");
+}
+
+#[test]
+fn children_forked_while_a_thread_maps_are_as_dumpable_as_their_parent() {
+    case("forked-dumpable");
+}
+
+#[test]
+fn files_of_the_overlay_have_numbers_that_no_file_of_the_volume_has() {
+    let said = image().says(&["-o", "bash", "-c", "echo > /new && ls -i /new"]);
+    let number: u64 = said.split_whitespace().next().unwrap().parse().unwrap();
+    let inodes = xip::Volume::open(image().path()).unwrap().geometry().inodes;
+    assert!(number > inodes.into(), "{number} of {inodes}");
+}

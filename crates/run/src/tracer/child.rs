@@ -39,6 +39,8 @@ pub(super) struct Plan<'a> {
     arguments: Vec<CString>,
     environment: Vec<CString>,
     filter: Option<Vec<libc::sock_filter>>,
+    /// The largest inode number of the mount.
+    inodes: u64,
 }
 
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -48,7 +50,11 @@ fn c_string(bytes: Vec<u8>) -> Result<CString, Error> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(options: &'a Options, filter: Option<Vec<libc::sock_filter>>) -> Result<Self, Error> {
+    pub(super) fn new(
+        options: &'a Options,
+        filter: Option<Vec<libc::sock_filter>>,
+        inodes: u64,
+    ) -> Result<Self, Error> {
         let program = options.program.as_bytes();
         let mut paths = Vec::new();
         if program.contains(&b'/') {
@@ -69,7 +75,7 @@ impl<'a> Plan<'a> {
         for (name, value) in &options.env {
             environment.push(c_string([name.as_bytes(), b"=", value.as_bytes()].concat())?);
         }
-        Ok(Self { options, paths, arguments, environment, filter })
+        Ok(Self { options, paths, arguments, environment, filter, inodes })
     }
 }
 
@@ -158,7 +164,7 @@ fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> 
     tell(channel, &[says::MOUNTED], &[&device])?;
     drop(device);
 
-    let tree = building.finish(plan.options.root, &plan.options.workdir)?;
+    let tree = building.finish(plan.options.root, &plan.options.workdir, plan.inodes)?;
     let Tree { root, upper, device, mount_id } = &tree;
     let mut message = vec![says::READY];
     message.extend_from_slice(&device.to_ne_bytes());

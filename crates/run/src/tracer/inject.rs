@@ -30,6 +30,17 @@ fn entries(work: &[Work]) -> Vec<Entry> {
     work.iter().map(|&(entry, ..)| entry).collect()
 }
 
+/// A thread that has our page in its new program, as it says itself.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    pub(super) page: u64,
+    /// The page's descriptor there, still open.
+    pub(super) fd: u32,
+    saved: Registers,
+    blocked: u64,
+    stopped: bool,
+}
+
 /// A thread that makes calls for us.
 pub(super) struct Injection<'t, 'a> {
     pub(super) tracer: &'t mut Tracer<'a>,
@@ -53,13 +64,13 @@ impl<'t, 'a> Injection<'t, 'a> {
     }
 
     /// On a thread that is about to enter a new program: gives it our page. `instruction` is the address of a `syscall`
-    /// instruction of its own. Also the page's descriptor there, still open. `None` when it cannot have the page; then it has gone on.
+    /// instruction of its own. `None` when it cannot have the page; then it has gone on.
     pub(super) fn at_exec(
         tracer: &'t mut Tracer<'a>,
         thread: pid_t,
         saved: Registers,
         instruction: u64,
-    ) -> Result<Option<(Self, u32)>> {
+    ) -> Result<Option<Given>> {
         let mut this = Self::at_call(tracer, thread, 0, saved)?;
         // Back to that same instruction after each call, with the result as the number of a call that is none.
         let nothing = u64::from(MAGIC) + 1;
@@ -98,12 +109,13 @@ impl<'t, 'a> Injection<'t, 'a> {
             this.finish(None)?;
             return Ok(None);
         }
-        this.page = page;
-        Ok(Some((this, fd)))
+        Ok(Some(Given { page, fd, saved, blocked: this.blocked, stopped: this.stopped }))
     }
 
-    pub(super) fn thread(&self) -> pid_t {
-        self.thread
+    /// Goes on with a thread that was given our page.
+    pub(super) fn entered(tracer: &'t mut Tracer<'a>, thread: pid_t, given: Given) -> Self {
+        let Given { page, saved, blocked, stopped, .. } = given;
+        Self { tracer, thread, page, saved, blocked, stopped }
     }
 
     pub(super) fn page(&self) -> u64 {
@@ -194,22 +206,25 @@ impl<'t, 'a> Injection<'t, 'a> {
     /// Has a helper do something: a process with the thread's memory and a copy of its descriptors. `None` when none can
     /// be had, or somebody ended it.
     pub(super) fn by_helper<T>(&mut self, what: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
-        const FLAGS: i32 = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SYSVSEM;
         const SET: u64 = libc::PR_SET_DUMPABLE.unsigned_abs() as u64;
         let caller = self.thread;
         let dumpable = self.call(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0])? == 1;
         if dumpable {
             self.call(libc::SYS_prctl, [SET, 0, 0, 0, 0, 0])?;
         }
-        let call = self.calling(libc::SYS_clone, [FLAGS.unsigned_abs().into(), 0, 0, 0, 0, 0], At::Said);
+        let call = self.calling(libc::SYS_clone, [libc::CLONE_VM.unsigned_abs().into(), 0, 0, 0, 0, 0], At::Said);
         sys::set_registers(caller, &call)?;
         sys::resume(caller, 0)?;
         let helper = loop {
             match self.next_stop()? {
                 Status::Event(libc::PTRACE_EVENT_CLONE, _) => {
                     let helper = pid_t::try_from(sys::event_message(caller)?).map_err(|_| Gone)?;
-                    sys::resume(caller, 0)?;
-                    self.wait_injected()?;
+                    if let Err(gone) = sys::resume(caller, 0).and_then(|()| self.wait_injected()) {
+                        // Another thread has executed a program, or ended them all.
+                        self.thread = helper;
+                        self.end_helper();
+                        return Err(gone);
+                    }
                     break Some(helper);
                 }
                 // Interrupted by a stop, and made again by the kernel: not as ours, for the filter.

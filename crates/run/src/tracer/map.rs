@@ -2,7 +2,7 @@
 
 use super::Tracer;
 use super::files::Found;
-use super::inject::{Injection, Work};
+use super::inject::{Given, Injection, Work};
 use super::maps::{self, Mapping};
 use super::stub::{self, At, Entry, Slot};
 use super::sys::{self, Registers, Result};
@@ -57,7 +57,8 @@ impl<'a> Tracer<'a> {
         }
         // A thread that is traced by itself, step by step, is not led anywhere.
         const STEPS: u64 = 0x100;
-        let Some((page, alone)) = self.page_of(thread).filter(|_| registers.eflags & STEPS == 0) else {
+        let usable = |&(page, _): &(u64, bool)| registers.eflags & STEPS == 0 && !covers(&registers, page);
+        let Some((page, alone)) = self.page_of(thread).filter(usable) else {
             self.files.count_left(ino, Reason::Refused, len);
             return sys::resume(thread, 0);
         };
@@ -108,68 +109,75 @@ impl<'a> Tracer<'a> {
     /// A new program was mapped by the kernel: it and its interpreter.
     pub(super) fn exec(&mut self, thread: pid_t) -> Result<()> {
         let registers = sys::registers(thread)?;
-        let Ok(text) = std::fs::read(format!("/proc/{thread}/maps")) else { return sys::resume(thread, 0) };
-        let mut work = Vec::new();
-        let mut vdso = None;
-        for mapping in maps::parse(&text) {
-            if mapping.path == b"[vdso]" {
-                vdso = Some(mapping);
-            }
-            match self.files.of_mapping(thread, mapping.device, mapping.ino, mapping.path) {
-                Found::Other => {}
-                Found::CopiedUp(ino) => self.files.count_left(ino, Reason::CopiedUp, mapping.end - mapping.start),
-                Found::Ours(ino) if self.sandboxed(thread) => {
-                    self.files.count_left(ino, Reason::Sandboxed, mapping.end - mapping.start);
-                }
-                Found::Ours(ino) if is_32_bit(&registers) => {
-                    self.files.count_left(ino, Reason::Bits32, mapping.end - mapping.start);
-                }
-                Found::Ours(ino) => work.push((mapping, ino, self.files.plan(ino, request(&mapping)))),
-            }
-        }
-        if self.sandboxed(thread) || is_32_bit(&registers) {
-            return sys::resume(thread, 0);
-        }
-        let instruction = vdso.and_then(|vdso| self.instruction(thread, &vdso));
+        let wanted = !self.sandboxed(thread) && !is_32_bit(&registers);
+        let instruction = if wanted { self.instruction(thread) } else { None };
         let given = match instruction {
             Some(instruction) => Injection::at_exec(self, thread, registers, instruction)?,
-            None => {
-                sys::resume(thread, 0)?;
-                None
-            }
+            None => None,
         };
-        let Some((injection, fd)) = given else {
+        let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+        let (files, sandboxed) = (&mut self.files, self.threads.get(&thread).is_some_and(|known| known.sandboxed));
+        let mut work = Vec::new();
+        for mapping in maps::parse(&text) {
+            let len = mapping.end - mapping.start;
+            match files.of_mapping(thread, mapping.device, mapping.ino, mapping.path) {
+                Found::Other => {}
+                Found::CopiedUp(ino) => files.count_left(ino, Reason::CopiedUp, len),
+                Found::Ours(ino) if sandboxed => files.count_left(ino, Reason::Sandboxed, len),
+                Found::Ours(ino) if is_32_bit(&registers) => files.count_left(ino, Reason::Bits32, len),
+                Found::Ours(ino) => work.push((mapping, ino, files.plan(ino, request(&mapping)))),
+            }
+        }
+        // Others could write to the memory that the thread made its calls in, and so have it say what they like: what counts
+        // is what the kernel says of its page.
+        let page = given.filter(|&Given { page, .. }| page_is_at(self.stub.borrow().id(), &text, page));
+        let Some(given) = page else {
             for (mapping, ino, _) in work {
                 self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
             }
-            return Ok(());
+            return match given {
+                Some(given) => Injection::entered(self, thread, given).finish(None),
+                None if instruction.is_none() => sys::resume(thread, 0),
+                None => Ok(()),
+            };
         };
         let mut pieces = Vec::new();
         for (mapping, ino, plan) in &work {
-            injection.tracer.count_left(*ino, plan);
+            self.count_left(*ino, plan);
             let prot = u64::from(mapping.prot.unsigned_abs());
             let target = Target { ino: *ino, address: mapping.start, prot, flags: flag(libc::MAP_PRIVATE) };
             pieces.extend(target.work(plan));
         }
-        injection.enter_program(fd, pieces)
+        if let Some(known) = self.threads.get_mut(&thread) {
+            known.page = Some(given.page);
+            known.seen = true;
+        }
+        let fd = given.fd;
+        Injection::entered(self, thread, given).enter_program(fd, pieces)
     }
 
     /// The address of a `syscall` instruction: the kernel's own page of code has one, at the same place in all
     /// programs.
-    fn instruction(&mut self, thread: pid_t, vdso: &Mapping<'_>) -> Option<u64> {
+    fn instruction(&mut self, thread: pid_t) -> Option<u64> {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
+        let auxiliary = std::fs::read(format!("/proc/{thread}/auxv")).ok()?;
+        let vdso = auxiliary.chunks_exact(16).find_map(|pair| {
+            let [key, value] = [pair.first_chunk()?, pair.last_chunk()?].map(|word| u64::from_ne_bytes(*word));
+            (key == libc::AT_SYSINFO_EHDR).then_some(value)
+        })?;
         if let Some(offset) = self.instruction_at {
             let mut bytes = [0; 2];
-            let address = vdso.start.checked_add(offset)?;
+            let address = vdso.checked_add(offset)?;
             if sys::read_memory(thread, address, &mut bytes) == Ok(2) && bytes == SYSCALL {
                 return Some(address);
             }
         }
-        let mut code = vec![0; usize::try_from(vdso.end - vdso.start).ok()?.min(1 << 20)];
-        let count = sys::read_memory(thread, vdso.start, &mut code).ok()?;
+        // Two pages, or one: no more than there are is read.
+        let mut code = [0; 2 * PAGE_BYTES as usize];
+        let count = sys::read_memory(thread, vdso, &mut code).ok()?;
         let at = code[..count].windows(2).position(|bytes| bytes == SYSCALL)? as u64;
         self.instruction_at = Some(at);
-        vdso.start.checked_add(at)
+        vdso.checked_add(at)
     }
 
     fn count_left(&mut self, ino: u64, plan: &Plan) {
@@ -185,6 +193,12 @@ impl<'a> Tracer<'a> {
             return sys::resume(thread, 0);
         };
         let now = sys::registers(thread)?;
+        if !stub::is_in(ride.page, &now) {
+            // It has left, and makes our call by itself.
+            self.count(&ride.work, ride.work.len());
+            self.stub.borrow_mut().give_back(ride.slot);
+            return sys::resume(thread, 0);
+        }
         let done = stub::mapped(ride.first, &now).min(ride.work.len());
         self.count(&ride.work, done);
         self.stub.borrow_mut().give_back(ride.slot);
@@ -196,16 +210,17 @@ impl<'a> Tracer<'a> {
         sys::resume(thread, 0)
     }
 
-    /// Whether our page is where a thread was given it. What is sealed stays.
-    pub(super) fn has_page(&self, thread: pid_t, page: u64) -> bool {
+    /// Whether our page is where a thread was given it. What is sealed stays; but a forked process may not have got it, and
+    /// something else in its place.
+    pub(super) fn has_page(&mut self, thread: pid_t, page: u64) -> bool {
+        let Some(known) = self.threads.get_mut(&thread) else { return false };
         let stub = self.stub.borrow();
-        stub.sealable || {
-            let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
-            maps::parse(&text).any(|mapping| {
-                let ours = (mapping.device, mapping.ino, mapping.offset) == (stub.id().0, stub.id().1, 0);
-                ours && mapping.start == page && mapping.end == page + stub::SIZE
-            })
+        if known.seen && stub.sealable {
+            return true;
         }
+        let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+        known.seen = page_is_at(stub.id(), &text, page);
+        known.seen
     }
 
     /// Takes note of the first pieces as mapped, and of the others as left.
@@ -276,6 +291,20 @@ fn refuse(thread: pid_t, registers: Registers, errno: i32) -> Result<()> {
     let rax = i64::from(-errno).cast_unsigned();
     sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..registers })?;
     sys::resume(thread, 0)
+}
+
+/// Whether a process has our page, all of it and nothing else, at `page`.
+fn page_is_at(id: (u64, u64), maps: &[u8], page: u64) -> bool {
+    maps::parse(maps).any(|mapping| {
+        let whole = mapping.start == page && mapping.end == page + stub::SIZE && mapping.offset == 0;
+        whole && (mapping.device, mapping.ino) == id
+    })
+}
+
+/// Whether the program's mapping would come in the place of our page.
+fn covers(own: &Registers, page: u64) -> bool {
+    let end = own.rdi.saturating_add(own.rsi.saturating_add(PAGE_BYTES));
+    own.r10 & FIXED != 0 && own.rdi < page + stub::SIZE && end > page
 }
 
 fn is_32_bit(registers: &Registers) -> bool {
@@ -353,10 +382,7 @@ fn all(injection: &mut Injection<'_, '_>, work: &[Work], first: At) -> Result<us
 impl Injection<'_, '_> {
     /// A thread that was given our page goes on into its new program, with pieces mapped over it.
     fn enter_program(mut self, fd: u32, work: Vec<Work>) -> Result<()> {
-        let (thread, page) = (self.thread(), self.page());
-        if let Some(known) = self.tracer.threads.get_mut(&thread) {
-            known.page = Some(page);
-        }
+        let page = self.page();
         if work.len() <= stub::MOST
             && let Some(slot) = self.tracer.take_slot()
         {

@@ -41,6 +41,8 @@ struct Thread {
     shielded: bool,
     /// Where its process was given our page of code.
     page: Option<u64>,
+    /// That is so, by the kernel's word.
+    seen: bool,
     /// It makes no calls of ours: it has a filter of its own, which could end it for one, or is in a user namespace of its
     /// own, where others could look at it while it has the segment's descriptor.
     sandboxed: bool,
@@ -50,8 +52,16 @@ struct Thread {
 
 impl Thread {
     /// One of which nothing is known yet.
-    const NEW: Self =
-        Self { known: false, alone: false, lender: None, shielded: false, page: None, sandboxed: false, ride: None };
+    const NEW: Self = Self {
+        known: false,
+        alone: false,
+        lender: None,
+        shielded: false,
+        page: None,
+        seen: false,
+        sandboxed: false,
+        ride: None,
+    };
 }
 
 /// What a thread was sent off to do.
@@ -238,7 +248,8 @@ impl Tracer<'_> {
     }
 
     fn call(&mut self, thread: pid_t) -> Result<()> {
-        let stop = Stop::from_data(sys::event_message(thread)?);
+        let said = Stop::from_data(sys::event_message(thread)?);
+        let stop = if said.is_none() || self.sandboxed(thread) { stop_of(thread)? } else { said };
         if stop == Some(Stop::Injected) {
             return self.stranded(thread);
         }
@@ -288,12 +299,27 @@ impl Tracer<'_> {
 
     /// A thread is about to start another that uses its memory. From then on others could undo what keeps the segment's
     /// descriptor out of sight, so they get the second filter first.
+    ///
+    /// One that is under it is about to start a thread or process. That is made to its end before anything else is served: a
+    /// copy of the memory, made while a helper works, would be undumpable for ever.
     fn share(&mut self, thread: pid_t) -> Result<()> {
         let known = self.threads.get(&thread);
+        if known.is_some_and(|known| known.shielded && !known.alone) {
+            sys::resume_to_syscall(thread)?;
+            match self.wait_for(thread)? {
+                Status::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE, _) => {
+                    return self.forked(thread);
+                }
+                Status::Syscall => return sys::resume(thread, 0),
+                other => self.queue.push_back((thread, other)),
+            }
+            return Ok(());
+        }
         let page = known.filter(|known| known.alone && !known.shielded && !known.sandboxed && known.lender.is_none());
-        let Some(page) = page.and_then(|known| known.page).filter(|&page| self.has_page(thread, page)) else {
+        let Some(page) = page.and_then(|known| known.page) else { return sys::resume(thread, 0) };
+        if !self.has_page(thread, page) {
             return sys::resume(thread, 0);
-        };
+        }
         let saved = sys::registers(thread)?;
         let shield = seccomp::shield(self.cookie);
         let program = self.stub.borrow().write_filter(page, &shield).map_err(|_| Gone)?;
@@ -358,6 +384,7 @@ impl Tracer<'_> {
                 lender: if waits { Some(thread) } else { None },
                 shielded: parent.shielded,
                 page: parent.page,
+                seen: memory && parent.seen,
                 sandboxed: parent.sandboxed || set(libc::CLONE_NEWUSER),
                 ride: None,
             };
@@ -381,9 +408,13 @@ impl Tracer<'_> {
     }
 
     /// Where our page is in the thread's memory, if it may be lent the segment's descriptor there; and whether it is alone.
-    fn page_of(&self, thread: pid_t) -> Option<(u64, bool)> {
+    fn page_of(&mut self, thread: pid_t) -> Option<(u64, bool)> {
+        // One that was killed meanwhile would leave its lender's memory as it is in between.
+        let page = self.threads.get(&thread).filter(|known| known.lender.is_none())?.page?;
+        if !self.has_page(thread, page) {
+            return None;
+        }
         let known = self.threads.get(&thread)?;
-        let page = known.page.filter(|&page| self.has_page(thread, page))?;
         // What is not sealed could be exchanged by another thread at any moment.
         let safe = known.alone || known.shielded && self.stub.borrow().sealable;
         safe.then_some((page, known.alone))
@@ -392,6 +423,23 @@ impl Tracer<'_> {
     fn sandboxed(&self, thread: pid_t) -> bool {
         self.threads.get(&thread).is_some_and(|thread| thread.sandboxed)
     }
+}
+
+/// What a thread stopped for, by the call that it makes: for one under a filter of its own, of which the newest has the
+/// last word in what it says to the tracer.
+fn stop_of(thread: pid_t) -> Result<Option<Stop>> {
+    const X32: u64 = 0x4000_0000;
+    let registers = sys::registers(thread)?;
+    Ok(match (sys::calls_as_32_bit(thread)?, registers.orig_rax & !X32) {
+        (false, 9) => Some(Stop::Mmap),
+        (false, 25) => Some(Stop::Mremap),
+        (false, 216) | (true, 257) => Some(Stop::Remap),
+        (false, 157) if registers.rdi as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),
+        (true, 163) => Some(Stop::Mremap32),
+        (true, 172) if registers.rbx as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),
+        (true, 90 | 192) => Some(Stop::Mmap32),
+        _ => None,
+    })
 }
 
 /// The flags of the call that starts a process or thread, or for an unknown one those that share the most.

@@ -74,8 +74,11 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         volume.in_place().map_err(Error::NotInPlace)?;
     }
     let cookie = cookie();
-    let plan = Plan::new(options, traced.then(|| seccomp::filter(cookie)))?;
     let points = mount_points(options)?;
+    // The mount's own files come after the volume's: mount points and the directories above them.
+    let own: usize = points.iter().map(|(path, _)| path.components().count()).sum();
+    let inodes = u64::from(volume.geometry().inodes) + own as u64;
+    let plan = Plan::new(options, traced.then(|| seccomp::filter(cookie)), inodes)?;
 
     let (ours, theirs) = Channel::pair().map_err(setup("make a socket"))?;
     let pid = child::fork(&plan, theirs).map_err(setup("start a process"))?;

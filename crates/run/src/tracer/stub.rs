@@ -5,7 +5,8 @@
 //! of it, gives it back and returns, by itself: the words that say how are on its *script*, which it has as its stack.
 //!
 //! The page is shared memory of the runner that programs can read and execute, not write. It is sealed in their memory
-//! (`mseal`, Linux 6.10), so that nothing else can take its place. Signals wait while a thread is here.
+//! (`mseal`, Linux 6.10), so that nothing else can take its place; only a fork can go without it (`MADV_DONTFORK`), so
+//! each new process is looked at once. Signals wait while a thread is here.
 
 use super::sys::{self, Registers};
 use crate::seccomp::MAGIC;

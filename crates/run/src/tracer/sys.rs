@@ -136,6 +136,20 @@ pub(super) fn set_registers(thread: pid_t, registers: &Registers) -> Result<()> 
     }
 }
 
+/// Whether the call that a thread stands before is by the 32-bit interface, which a 64-bit program can use too.
+pub(super) fn calls_as_32_bit(thread: pid_t) -> Result<bool> {
+    const PTRACE_GET_SYSCALL_INFO: i32 = 0x420e;
+    const ARCH_I386: u32 = 0x4000_0003;
+    // The kind of stop, then the interface, and no more.
+    let mut known = [0u32; 2];
+    let size = mem::size_of_val(&known);
+    // SAFETY: the request writes at most `size` bytes to `data`.
+    match unsafe { libc::ptrace(PTRACE_GET_SYSCALL_INFO as _, thread, size, known.as_mut_ptr()) } {
+        -1 => Err(Gone),
+        _ => Ok(known[1] == ARCH_I386),
+    }
+}
+
 /// The signals that a stopped thread blocks.
 pub(super) fn blocked_signals(thread: pid_t) -> Result<u64> {
     let mut mask = 0u64;

@@ -179,15 +179,19 @@ static void spied_programs(void) { spied_on(starts_programs_in_threads, 1, 0, 1)
 // Not even one who is root in a user namespace of its own. (It sees what is dumpable, of its own user.)
 static void spied_nested(void) { spied_on(maps_alone, 0, 1, 0); }
 
-// Nothing comes in the place of the runner's page of code.
-static void page(void) {
-    unsigned long start = 0, end = 0;
+static unsigned long find_page(unsigned long *end) {
+    unsigned long start = 0;
     char line[512];
     FILE *maps = fopen("/proc/self/maps", "r");
     CHECK(maps);
-    while (fgets(line, sizeof line, maps)) if (strstr(line, "xip-calls")) CHECK(sscanf(line, "%lx-%lx", &start, &end) == 2);
+    while (fgets(line, sizeof line, maps)) if (strstr(line, "xip-calls")) CHECK(sscanf(line, "%lx-%lx", &start, end) == 2);
     fclose(maps);
     CHECK(start);
+    return start;
+}
+// Nothing comes in the place of the runner's page of code.
+static void page(void) {
+    unsigned long end, start = find_page(&end);
     if (syscall(462, 0, 0, 0)) { puts("no mseal here"); return; }
     void *address = (void *)start;
     CHECK(munmap(address, PAGE) == -1 && errno == EPERM);
@@ -229,15 +233,53 @@ static void without_mseal(char **command) {
     execvp(command[0], command);
     CHECK(!"executed");
 }
+// A forked process has not got the runner's page, and memory of its own there.
+static void page_unforked(void) {
+    unsigned long end, start = find_page(&end);
+    static char copy[PAGE];
+    memcpy(copy, (void *)start, PAGE);
+    CHECK(madvise((void *)start, end - start, MADV_DONTFORK) == 0);
+    int child = fork(), status;
+    if (!child) {
+        CHECK(mmap((void *)start, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED, -1, 0) != MAP_FAILED);
+        memcpy((void *)start, copy, PAGE);
+        map_once();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+// A filter of the program's own that has other things to say to the tracer.
+static void other_word(void) {
+    int fd = open("/data/dense", O_RDONLY);
+    char *p = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
+    CHECK(p != MAP_FAILED);
+    for (int word = 0; word < 1000; word += 333) {
+        struct sock_filter code[] = {
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mremap, 0, 1),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE | word), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+        struct sock_fprog program = {4, code};
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+        CHECK(mremap(p, PAGE, 100 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM);
+    }
+    // And no listener of its own, which could let calls through.
+    struct sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {1, allow};
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program) == -1 && errno == EBUSY);
+}
+// Children that are forked while a thread maps are as dumpable as their parent.
+static void forked_dumpable(void) {
+    pthread_t id;
+    CHECK(pthread_create(&id, NULL, map_on, NULL) == 0);
+    for (int i = 0; i < 100; i++) {
+        int child = fork(), status;
+        if (!child) _exit(prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1 ? 0 : 3);
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+}
 // Takes the runner's page away, as a kernel that cannot seal it lets it, and puts a copy of it there.
 static void page_taken(void) {
-    unsigned long start = 0, end = 0;
-    char line[512], copy[PAGE];
-    FILE *maps = fopen("/proc/self/maps", "r");
-    CHECK(maps);
-    while (fgets(line, sizeof line, maps)) if (strstr(line, "xip-calls")) CHECK(sscanf(line, "%lx-%lx", &start, &end) == 2);
-    fclose(maps);
-    CHECK(start);
+    unsigned long end, start = find_page(&end);
+    char copy[PAGE];
     map_once();
     memcpy(copy, (void *)start, PAGE);
     CHECK(mmap((void *)start, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED, -1, 0) != MAP_FAILED);
@@ -253,7 +295,8 @@ int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"uring", uring}, {"unseen", unseen}, {"locked", locked}, {"locked-all", locked_all}, {"probed", probed},
         {"spied", spied}, {"spied-threads", spied_threads}, {"spied-programs", spied_programs}, {"spied-nested", spied_nested},
-        {"page", page}, {"nested", nested}, {"dumpable", dumpable}, {"page-taken", page_taken},
+        {"page", page}, {"nested", nested}, {"dumpable", dumpable}, {"page-taken", page_taken}, {"page-unforked", page_unforked},
+        {"other-word", other_word}, {"forked-dumpable", forked_dumpable},
     };
     if (argc > 1 && !strcmp(argv[1], "map")) { map_once(); return 0; }
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)
