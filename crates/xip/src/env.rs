@@ -36,15 +36,34 @@ impl Threads {
             superblock: RwLock::default(),
         })))
     }
+}
 
+impl Locks {
     #[inline]
     fn lock(&self, what: LockId) -> Option<&RwLock<()>> {
-        let locks = self.0.as_deref()?;
         match what {
-            LockId::Tree => Some(&locks.tree),
-            LockId::Inode(number) => locks.inodes.get(number),
-            LockId::Group(group) => locks.groups.get(group),
-            LockId::Super => Some(&locks.superblock),
+            LockId::Tree => Some(&self.tree),
+            LockId::Inode(number) => self.inodes.get(number),
+            LockId::Group(group) => self.groups.get(group),
+            LockId::Super => Some(&self.superblock),
+        }
+    }
+
+    // There is nothing behind a lock that a panic could leave half done but storage, which a crash may leave so too.
+
+    #[inline(never)]
+    fn shared(&self, what: LockId) -> Guard<'_> {
+        match self.lock(what) {
+            None => Guard::None,
+            Some(lock) => Guard::Shared { _guard: lock.read().unwrap_or_else(PoisonError::into_inner) },
+        }
+    }
+
+    #[inline(never)]
+    fn exclusive(&self, what: LockId) -> Guard<'_> {
+        match self.lock(what) {
+            None => Guard::None,
+            Some(lock) => Guard::Exclusive { _guard: lock.write().unwrap_or_else(PoisonError::into_inner) },
         }
     }
 }
@@ -76,8 +95,8 @@ impl Table {
 
 /// A lock while it is held.
 pub(crate) enum Guard<'a> {
-    /// Nobody changes anything here.
-    Frozen,
+    /// There is nothing to lock.
+    None,
     Shared {
         _guard: RwLockReadGuard<'a, ()>,
     },
@@ -95,21 +114,16 @@ impl Env for Threads {
         Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
     }
 
-    // There is nothing behind a lock that a panic could leave half done but storage, which a crash may leave so too.
+    // Readers of what cannot change go past here at no cost.
+
     #[inline]
     fn shared(&self, what: LockId) -> Guard<'_> {
-        match self.lock(what) {
-            None => Guard::Frozen,
-            Some(lock) => Guard::Shared { _guard: lock.read().unwrap_or_else(PoisonError::into_inner) },
-        }
+        self.0.as_deref().map_or(Guard::None, |locks| locks.shared(what))
     }
 
     #[inline]
     fn exclusive(&self, what: LockId) -> Guard<'_> {
-        match self.lock(what) {
-            None => Guard::Frozen,
-            Some(lock) => Guard::Exclusive { _guard: lock.write().unwrap_or_else(PoisonError::into_inner) },
-        }
+        self.0.as_deref().map_or(Guard::None, |locks| locks.exclusive(what))
     }
 }
 

@@ -87,13 +87,14 @@ impl File {
         Self::open_as(volume, ino, Access { read: true, write: false }, Writer::default())
     }
 
+    #[inline]
     pub(crate) fn open_as(
         volume: &Volume,
         ino: InodeNo,
         access: Access,
         how: Writer,
     ) -> std::result::Result<Self, xip_ext2::Error> {
-        let held = volume.is_writable().then(|| volume.hold(ino));
+        let held = if volume.is_writable() { Some(volume.hold(ino)) } else { None };
         let inode = volume.0.fs.inode(ino)?;
         match inode.kind {
             Kind::Regular => {}
@@ -116,7 +117,11 @@ impl File {
     ///
     /// # Errors
     /// The inode is damaged; the device's.
+    #[inline]
     pub fn metadata(&self) -> Result<Metadata> {
+        if !self.volume.is_writable() {
+            return Ok(Metadata(self.inode));
+        }
         Ok(Metadata(self.now()?))
     }
 
@@ -133,7 +138,6 @@ impl File {
     }
 
     /// The inode as it is now.
-    #[inline]
     fn now(&self) -> std::result::Result<Inode, xip_ext2::Error> {
         if self.volume.is_writable() { self.fs().inode(self.inode.number) } else { Ok(self.inode) }
     }

@@ -101,6 +101,7 @@ pub struct Held {
 }
 
 impl Held {
+    #[inline(never)]
     pub(crate) fn new(inner: &Arc<Inner>, ino: InodeNo) -> Self {
         if let Some(opens) = &inner.opens {
             opens.hold(ino);
@@ -121,6 +122,7 @@ impl Clone for Held {
 }
 
 impl Drop for Held {
+    #[inline(never)]
     fn drop(&mut self) {
         if let Some(opens) = &self.inner.opens
             && opens.let_go(self.ino)

@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     /// Decided once: a file of this volume is in place or cached, and stays so (contract 2).
     pub(crate) in_place: bool,
     /// Only of a volume that can be written.
-    pub(crate) opens: Option<Opens>,
+    pub(crate) opens: Option<Box<Opens>>,
 }
 
 impl Inner {
@@ -171,15 +171,16 @@ impl Volume {
         if let Some(reason) = fs.read_only() {
             return Err(xip_ext2::Error::ReadOnly { reason }.into());
         }
-        Ok(Self::new(fs, Some(Opens::new())))
+        Ok(Self::new(fs, Some(Box::new(Opens::new()))))
     }
 
-    fn new(fs: Fs, opens: Option<Opens>) -> Self {
+    fn new(fs: Fs, opens: Option<Box<Opens>>) -> Self {
         let in_place = fs.in_place().is_ok();
         Self(Arc::new(Inner { fs, names: Dentries::default(), in_place, opens }))
     }
 
     /// Whether it was opened to be written.
+    #[inline]
     pub fn is_writable(&self) -> bool {
         self.0.is_live()
     }
