@@ -39,12 +39,18 @@ pub struct File {
     /// Found at the first read, so that to open a file only to look at it costs nothing. Never on a volume that can be
     /// written.
     runs: OnceLock<Runs>,
-    access: Access,
-    how: Writer,
+    /// Only on a volume that can be written; elsewhere a file is opened to be read.
+    live: Option<Box<Live>>,
     /// Held while what moves it is under way, as the kernel does.
     position: Mutex<u64>,
-    /// Only on a volume that can be written.
-    _held: Option<Held>,
+}
+
+/// What a file has besides on a volume that can be written. It stands apart so that others are opened as fast as before.
+#[derive(Debug)]
+struct Live {
+    access: Access,
+    how: Writer,
+    _held: Held,
 }
 
 /// What a file was opened for.
@@ -94,7 +100,8 @@ impl File {
         access: Access,
         how: Writer,
     ) -> std::result::Result<Self, xip_ext2::Error> {
-        let held = if volume.is_writable() { Some(volume.hold(ino)) } else { None };
+        let live =
+            if volume.is_writable() { Some(Box::new(Live { access, how, _held: volume.hold(ino) })) } else { None };
         let inode = volume.0.fs.inode(ino)?;
         match inode.kind {
             Kind::Regular => {}
@@ -106,10 +113,8 @@ impl File {
             inode,
             in_place: volume.0.in_place,
             runs: OnceLock::new(),
-            access,
-            how,
+            live,
             position: Mutex::new(0),
-            _held: held,
         })
     }
 
@@ -270,12 +275,20 @@ impl File {
         Ok(bytes)
     }
 
+    fn how(&self) -> Writer {
+        self.live.as_ref().map(|live| live.how).unwrap_or_default()
+    }
+
     fn check_read(&self) -> Result<()> {
-        if self.access.read { Ok(()) } else { Err(Error::NotOpenedTo("read")) }
+        if self.live.as_ref().is_none_or(|live| live.access.read) { Ok(()) } else { Err(Error::NotOpenedTo("read")) }
     }
 
     fn check_write(&self) -> Result<()> {
-        if self.access.write { Ok(()) } else { Err(Error::NotOpenedTo("written")) }
+        if self.live.as_ref().is_some_and(|live| live.access.write) {
+            Ok(())
+        } else {
+            Err(Error::NotOpenedTo("written"))
+        }
     }
 
     fn check_in_place(&self) -> std::result::Result<(), xip_ext2::Error> {

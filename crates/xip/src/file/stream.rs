@@ -35,7 +35,7 @@ impl Write for &File {
         let mut position = self.position();
         let from: Vec<&[u8]> = from.iter().take(ops::MAX_SEGMENTS).map(|slice| &**slice).collect();
         let count = self.writev_at(&from, *position)?;
-        *position = if self.how.append { self.now().map_err(Error::from)?.size } else { *position + count as u64 };
+        *position = if self.how().append { self.now().map_err(Error::from)?.size } else { *position + count as u64 };
         Ok(count)
     }
 

@@ -40,7 +40,7 @@ impl File {
     /// As [`File::write_at`]; `EINVAL` for more than 1024 buffers.
     pub fn writev_at(&self, from: &[&[u8]], offset: u64) -> Result<usize> {
         self.check_write()?;
-        Ok(on!(self.opened()?, file => ops::writev(&file, offset, from, &self.how))?)
+        Ok(on!(self.opened()?, file => ops::writev(&file, offset, from, &self.how()))?)
     }
 
     /// Sets the size: what is cut off is gone, what is added reads as zeros and has no storage.
@@ -53,7 +53,7 @@ impl File {
     }
 
     pub(crate) fn truncate(&self, size: u64) -> std::result::Result<(), xip_ext2::Error> {
-        on!(self.opened()?, file => ops::truncate_as(&file, size, &self.how))
+        on!(self.opened()?, file => ops::truncate_as(&file, size, &self.how()))
     }
 
     /// Gives storage to `[offset, offset + len)`, so that writes there cannot fail for lack of space: `fallocate`. What had none
@@ -64,7 +64,7 @@ impl File {
     /// no way; as [`File::set_len`].
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         self.check_write()?;
-        Ok(on!(self.opened()?, file => ops::fallocate(&file, offset, len, keep_size, &self.how))?)
+        Ok(on!(self.opened()?, file => ops::fallocate(&file, offset, len, keep_size, &self.how()))?)
     }
 
     /// Makes `[offset, offset + len)` zeros, with storage. The file grows to the end of it, unless `keep_size`.
@@ -73,7 +73,7 @@ impl File {
     /// As [`File::allocate`].
     pub fn zero_range(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         self.check_write()?;
-        Ok(on!(self.opened()?, file => ops::zero_range(&file, offset, len, keep_size, &self.how))?)
+        Ok(on!(self.opened()?, file => ops::zero_range(&file, offset, len, keep_size, &self.how()))?)
     }
 
     /// Makes `[offset, offset + len)` a hole, as far as the file goes: whole pages give their storage back, parts of pages
@@ -83,7 +83,7 @@ impl File {
     /// `EINVAL` for no bytes; as [`File::set_len`].
     pub fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
         self.check_write()?;
-        Ok(on!(self.opened()?, file => ops::punch_hole(&file, offset, len, &self.how))?)
+        Ok(on!(self.opened()?, file => ops::punch_hole(&file, offset, len, &self.how()))?)
     }
 
     /// Returns when everything about the file is durable, as far as the storage can: `fsync`.
