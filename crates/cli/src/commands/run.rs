@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -65,8 +65,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     report: Option<PathBuf>,
 
-    /// Make the report JSON
-    #[arg(long, requires = "report")]
+    /// Make the report JSON; without --report, on standard error
+    #[arg(long)]
     json: bool,
 
     /// Do not trace the program: its files come from the page cache (for debuggers, and to compare)
@@ -116,7 +116,7 @@ impl Args {
     fn execute(self, output: Output) -> Result<End, Failure> {
         let options = self.options()?;
         // Before the program runs: its work is not to be lost for want of a place for the report.
-        let mut report = match &self.report {
+        let mut report = match self.report.as_deref().or(self.json.then_some(Path::new("-"))) {
             Some(path) if path.as_os_str() != "-" => {
                 Some(Box::new(File::create(path).doing(|| format!("cannot write the report to {}", path.display()))?)
                     as Box<dyn Write>)
