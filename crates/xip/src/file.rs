@@ -124,10 +124,7 @@ impl File {
     /// The inode is damaged; the device's.
     #[inline]
     pub fn metadata(&self) -> Result<Metadata> {
-        if !self.volume.is_writable() {
-            return Ok(Metadata(self.inode));
-        }
-        Ok(Metadata(self.now()?))
+        if self.live.is_none() { Ok(Metadata(self.inode)) } else { Ok(Metadata(self.now()?)) }
     }
 
     /// Size in bytes.
@@ -143,8 +140,9 @@ impl File {
     }
 
     /// The inode as it is now.
+    #[inline(never)]
     fn now(&self) -> std::result::Result<Inode, xip_ext2::Error> {
-        if self.volume.is_writable() { self.fs().inode(self.inode.number) } else { Ok(self.inode) }
+        if self.live.is_some() { self.fs().inode(self.inode.number) } else { Ok(self.inode) }
     }
 
     /// The volume it is on.
