@@ -149,7 +149,7 @@ fn opens(volume: &xip::Volume, tree: &Tree) -> Result<()> {
         }
         anyhow::Ok(start.elapsed().as_secs_f64() / tree.deep.len() as f64)
     };
-    let ours = |path: &Path| Ok(volume.file(path)?.metadata().len());
+    let ours = |path: &Path| Ok(volume.file(path)?.metadata()?.len());
     let theirs = |path: &Path| Ok(File::open(path)?.metadata()?.len());
     let mut rounds = [Vec::new(), Vec::new()];
     for _ in 0..=ROUNDS {
