@@ -38,7 +38,6 @@ fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
         &["build", "a", "b", "--uuid", "+f951b4ff32a818c9218d578a6adee31"],
         &["build", "a", "b", "--exclude", "[a"],
         &["run", "debian"],
-        &["run", "debian", "--json", "true"],
         &["run", "debian", "-x", "--", "true"],
         &["run", "debian", "--bnd", "w:/work", "--", "ls"],
         &["run", "debian", "--bind", "nonsense", "--", "true"],
