@@ -65,7 +65,9 @@ fn errno_of(error: &io::Error) -> i32 {
 fn device_remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => "load the kernel's fuse module, or give the container the device /dev/fuse",
-        io::ErrorKind::PermissionDenied => "it is closed to this user: chmod 666 /dev/fuse; where its group may open it, join that",
+        io::ErrorKind::PermissionDenied => {
+            "it is closed to this user: chmod 666 /dev/fuse; where its group may open it, join that"
+        }
         _ => "FUSE is not usable here",
     }
 }

@@ -53,7 +53,9 @@ pub(crate) fn fuse(source: io::Error) -> Error {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
             "load the kernel's fuse module (modprobe fuse), or give the container the device (--device /dev/fuse)"
         }
-        Some(libc::EACCES) => "it is closed to this user: chmod 666 /dev/fuse as root; where its group may open it, join that",
+        Some(libc::EACCES) => {
+            "it is closed to this user: chmod 666 /dev/fuse as root; where its group may open it, join that"
+        }
         Some(libc::EPERM) => "the container's device rules forbid it: --device /dev/fuse",
         _ => "FUSE is not usable here",
     };
