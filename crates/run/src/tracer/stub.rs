@@ -143,6 +143,7 @@ std::arch::global_asm!(
     sigprocmask = const libc::SYS_rt_sigprocmask,
 );
 
+// SAFETY: labels in the code above, each with a byte behind it but the last; only their addresses are taken.
 unsafe extern "C" {
     static xip_stub: u8;
     static xip_stub_end: u8;
