@@ -1,8 +1,8 @@
 //! A volume as a mounted file system, by FUSE.
 //!
 //! The mount carries names and metadata, which the kernel may keep for ever, and bytes for those who `read` them: these
-//! go from the storage to the program without a page cache in between. A FUSE mount alone is not execute in place: a
-//! file *mapped* through it is copied to the page cache. Whoever wants mappings in place replaces them by mappings of
+//! pass through its page cache, of which little is kept where [`ServeOptions::page_cache_limit`] says so. A FUSE mount alone is
+//! not execute in place: a file *mapped* through it is copied to the page cache. Whoever wants mappings in place replaces them by mappings of
 //! the segment, as the runner does.
 //!
 //! Two ways in: [`mount`] for a directory, as root; [`serve`] for a mount that someone made elsewhere, such as inside a

@@ -243,6 +243,8 @@ static void page_unforked(void) {
     if (!child) {
         CHECK(mmap((void *)start, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_FIXED | MAP_ANONYMOUS | MAP_SHARED, -1, 0) != MAP_FAILED);
         memcpy((void *)start, copy, PAGE);
+        // Where its scripts would be: else the kernel puts the very mapping there.
+        CHECK(mmap((void *)(start + PAGE), end - start - PAGE, PROT_NONE, MAP_FIXED | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0) != MAP_FAILED);
         map_once();
         _exit(0);
     }
