@@ -362,6 +362,8 @@ impl Tracer<'_> {
     fn executed(&mut self, thread: pid_t) -> Result<()> {
         // All other threads of the process are gone, and this one has the process's number now.
         let former = pid_t::try_from(sys::event_message(thread)?).unwrap_or(thread);
+        // What was learnt of either before is of threads that are gone.
+        self.queue.retain(|&(who, _)| who != thread && who != former);
         // Filters and namespaces outlive the program.
         let known = self.forget(former);
         self.forget(thread);
