@@ -38,12 +38,14 @@ pub(crate) enum Stop {
     Share,
     /// A thread changes who may look at its process: only under [`shield`].
     Dumpable,
+    /// A thread is about to execute a program: only under [`shield`].
+    Execute,
 }
 
 impl Stop {
     pub(crate) fn from_data(data: u64) -> Option<Self> {
         use Stop::*;
-        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable];
+        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable, Execute];
         all.into_iter().find(|&stop| stop as u64 == data)
     }
 }
@@ -71,6 +73,7 @@ enum To {
     Clone,
     Clone32,
     Share,
+    Execute,
     Untraced,
     NoCall,
     Injected,
@@ -151,8 +154,9 @@ const fn high(argument: u32) -> u32 {
 }
 
 /// The second filter, for threads that share their memory: none of them changes who may look at the process (`prctl`
-/// with `PR_SET_DUMPABLE`) while a helper of the runner's has the segment's descriptor, or copies the memory meanwhile. Filters outlive the program: in one
-/// that is alone our page of code makes the process undumpable, which is no harm in any, and with a stop dumpable again.
+/// with `PR_SET_DUMPABLE`) while a helper of the runner's has the segment's descriptor, or copies the memory meanwhile, or executes
+/// another program unseen. Filters outlive the program: in one that is alone our page of code makes the process undumpable,
+/// which is no harm in any, and with a stop dumpable again.
 pub(crate) fn shield(cookie: u32) -> Vec<sock_filter> {
     let mut f = Filter::default();
     f.load(ARCH);
@@ -161,6 +165,9 @@ pub(crate) fn shield(cookie: u32) -> Vec<sock_filter> {
     for number in [2, 120, 190] {
         f.when(BPF_JEQ, number, To::Clone, To::Next);
     }
+    for number in [11, 358] {
+        f.when(BPF_JEQ, number, To::Execute, To::Next);
+    }
     f.when(BPF_JEQ, 172, To::Prctl, To::Allow);
     f.label(To::Native);
     f.load(NUMBER);
@@ -168,8 +175,13 @@ pub(crate) fn shield(cookie: u32) -> Vec<sock_filter> {
     for number in [56, 57, 58] {
         f.when(BPF_JEQ, number, To::Clone, To::Next);
     }
+    // The last two are x32's own.
+    for number in [59, 322, 520, 545] {
+        f.when(BPF_JEQ, number, To::Execute, To::Next);
+    }
     f.when(BPF_JEQ, 157, To::Prctl, To::Allow);
     f.trace(To::Clone, Stop::Share);
+    f.trace(To::Execute, Stop::Execute);
     f.label(To::Prctl);
     f.load(low(0));
     f.when(BPF_JEQ, libc::PR_SET_DUMPABLE.cast_unsigned(), To::Next, To::Allow);
@@ -439,6 +451,21 @@ mod tests {
             assert_eq!(shielded(ARCH_X86_64, native, [0x11, 0, 0, 0, 0, 0]), stop(Stop::Share));
             assert_eq!(shielded(ARCH_I386, in_32_bit, [0x11, 0, 0, 0, 0, 0]), stop(Stop::Share));
         }
+    }
+
+    #[test]
+    fn under_the_shield_nobody_executes_a_program_unseen() {
+        let shielded = |arch, number| run(&shield(COOKIE), arch, number, [0; 6]);
+        for (arch, number) in
+            [(ARCH_X86_64, 59), (ARCH_X86_64, 322), (ARCH_X86_64, X32 | 520), (ARCH_X86_64, X32 | 545)]
+        {
+            assert_eq!(shielded(arch, number), stop(Stop::Execute), "{number}");
+        }
+        for (number, other) in [(11, 59), (358, 322)] {
+            assert_eq!(shielded(ARCH_I386, number), stop(Stop::Execute), "{number}");
+            assert_eq!(shielded(ARCH_I386, other), ALLOW, "{other}");
+        }
+        assert_eq!(native(59, [0; 6]), ALLOW);
     }
 
     #[test]

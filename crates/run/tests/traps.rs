@@ -87,6 +87,11 @@ fn exec_from_a_thread_that_is_not_the_leader() {
 }
 
 #[test]
+fn exec_that_fails_while_other_threads_map_files() {
+    case("processes", "exec-fails");
+}
+
+#[test]
 fn vfork_posix_spawn_and_fork() {
     case("processes", "vforks");
 }

@@ -5,6 +5,7 @@
 //! process begins or ends, a signal arrives.
 
 mod child;
+mod exec;
 mod files;
 mod inject;
 mod map;
@@ -18,6 +19,7 @@ pub(crate) use start::{run, trial};
 
 use crate::report::{End, Reason, Report};
 use crate::seccomp::{self, Stop};
+use exec::Executing;
 use files::{Files, Found};
 use inject::{Injection, Work};
 use libc::pid_t;
@@ -33,6 +35,8 @@ use sys::{EVENT_STOP, Gone, Registers, Result, Status};
 struct Thread {
     /// Its parent's word is in, or it has executed a program. Until then the rest is not known, and it waits.
     known: bool,
+    /// The number of its process, which is that of the first of its threads.
+    process: pid_t,
     /// No other uses its memory or its table of descriptors, as long as it runs.
     alone: bool,
     /// It uses the memory of this one, which waits for it (`vfork`).
@@ -54,6 +58,7 @@ impl Thread {
     /// One of which nothing is known yet.
     const NEW: Self = Self {
         known: false,
+        process: 0,
         alone: false,
         lender: None,
         shielded: false,
@@ -86,6 +91,8 @@ struct Tracer<'a> {
     threads: HashMap<pid_t, Thread>,
     /// What was learnt while waiting for something else.
     queue: VecDeque<(pid_t, Status)>,
+    /// Processes that are about to become another program.
+    executing: HashMap<pid_t, Executing>,
     listener: OwnedFd,
     segment: BorrowedFd<'a>,
     /// Device and inode number of the segment, as mappings show them.
@@ -163,6 +170,7 @@ impl Tracer<'_> {
                 sys::kill(thread, libc::SIGKILL);
                 return sys::resume(thread, 0);
             }
+            _ if self.waits_for_exec(thread, status) => {}
             Status::Signal(signal) => {
                 self.hasten(thread)?;
                 return sys::resume(thread, signal);
@@ -173,24 +181,33 @@ impl Tracer<'_> {
             Status::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE, _) => {
                 return self.forked(thread);
             }
-            Status::Syscall | Status::Event(..) => return sys::resume(thread, 0),
+            Status::Syscall => {
+                self.not_executed(thread);
+                return sys::resume(thread, 0);
+            }
+            Status::Event(..) => return sys::resume(thread, 0),
         }
         Ok(())
     }
 
     fn ended(&mut self, thread: pid_t, end: End) {
+        self.not_executed(thread);
         self.forget(thread);
-        // It may have been about to tell of a thread that it started.
-        for (&other, known) in &mut self.threads {
-            if !known.known {
-                known.known = true;
-                let _ = sys::resume(other, 0);
-            }
-        }
+        self.introduce_all();
         if thread == self.main {
             self.end = Some(end);
             for &other in self.threads.keys() {
                 sys::kill(other, libc::SIGKILL);
+            }
+        }
+    }
+
+    /// A thread is gone that may have been about to tell of one that it started.
+    fn introduce_all(&mut self) {
+        for (&other, known) in &mut self.threads {
+            if !known.known {
+                known.known = true;
+                let _ = sys::resume(other, 0);
             }
         }
     }
@@ -276,6 +293,7 @@ impl Tracer<'_> {
             Some(Stop::Dumpable) => self.finish_call(thread).map(|_| ()),
             Some(Stop::Share) => self.share(thread),
             Some(Stop::Sandbox) => self.sandbox(thread),
+            Some(Stop::Execute) => self.execute(thread),
             Some(Stop::Injected) | None => sys::resume(thread, 0),
         }
     }
@@ -359,20 +377,6 @@ impl Tracer<'_> {
         sys::resume(thread, 0)
     }
 
-    fn executed(&mut self, thread: pid_t) -> Result<()> {
-        // All other threads of the process are gone, and this one has the process's number now.
-        let former = pid_t::try_from(sys::event_message(thread)?).unwrap_or(thread);
-        // What was learnt of either before is of threads that are gone.
-        self.queue.retain(|&(who, _)| who != thread && who != former);
-        // Filters and namespaces outlive the program.
-        let known = self.forget(former);
-        self.forget(thread);
-        let (sandboxed, shielded) = known.map_or((false, false), |known| (known.sandboxed, known.shielded));
-        self.threads.insert(thread, Thread { known: true, alone: true, sandboxed, shielded, ..Thread::NEW });
-        self.report.programs += 1;
-        self.exec(thread)
-    }
-
     fn forked(&mut self, thread: pid_t) -> Result<()> {
         self.landed(thread);
         if let Ok(child) = pid_t::try_from(sys::event_message(thread)?) {
@@ -382,6 +386,7 @@ impl Tracer<'_> {
             let parent = self.threads.entry(thread).or_insert(Thread::NEW);
             let new = Thread {
                 known: true,
+                process: if set(libc::CLONE_THREAD) { parent.process } else { child },
                 alone: !set(libc::CLONE_FILES) && (!memory || waits && parent.alone),
                 lender: if waits { Some(thread) } else { None },
                 shielded: parent.shielded,
@@ -436,6 +441,7 @@ fn stop_of(thread: pid_t) -> Result<Option<Stop>> {
         (false, 9) => Some(Stop::Mmap),
         (false, 25) => Some(Stop::Mremap),
         (false, 216) | (true, 257) => Some(Stop::Remap),
+        (false, 59 | 322 | 520 | 545) | (true, 11 | 358) => Some(Stop::Execute),
         (false, 157) if registers.rdi as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),
         (true, 163) => Some(Stop::Mremap32),
         (true, 172) if registers.rbx as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),

@@ -111,8 +111,9 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {
             main: pid,
-            threads: HashMap::from([(pid, Thread { known: true, alone: true, ..Thread::NEW })]),
+            threads: HashMap::from([(pid, Thread { known: true, process: pid, alone: true, ..Thread::NEW })]),
             queue: VecDeque::new(),
+            executing: HashMap::new(),
             listener,
             segment,
             segment_id: (known.st_dev, known.st_ino),

@@ -96,19 +96,36 @@ static void *execute(void *unused) {
     execl("/bin/processes", "processes", "after-exec", NULL);
     return unused;
 }
-// The new program takes the number of the leader.
+// The new program takes the number of the leader, which maps a file at that moment or another.
 static void exec_thread(void) {
-    pthread_t mapper, executor;
-    char pid[32];
-    snprintf(pid, sizeof pid, "%d", getpid());
-    setenv("BEFORE", pid, 1);
-    pthread_create(&mapper, NULL, map_often, NULL);
-    pthread_create(&executor, NULL, execute, NULL);
-    for (;;) map_once();
+    for (int i = 0; i < 40; i++) {
+        int child = fork(), status;
+        if (child) {
+            CHECK(waitpid(child, &status, 0) == child && status == 0);
+            continue;
+        }
+        pthread_t mapper, executor;
+        char pid[32];
+        snprintf(pid, sizeof pid, "%d", getpid());
+        setenv("BEFORE", pid, 1);
+        pthread_create(&mapper, NULL, map_often, NULL);
+        pthread_create(&executor, NULL, execute, NULL);
+        for (;;) map_once();
+    }
 }
 static void after_exec(void) {
     CHECK(getenv("BEFORE") && atoi(getenv("BEFORE")) == getpid());
     map_once();
+    // What the runner started for threads of before is gone.
+    CHECK(waitpid(-1, NULL, __WALL) == -1 && errno == ECHILD);
+    _exit(0);
+}
+// A program that is not there ends no thread, and they go on.
+static void exec_fails(void) {
+    pthread_t mapper[2];
+    for (int i = 0; i < 2; i++) pthread_create(&mapper[i], NULL, map_often, NULL);
+    for (int i = 0; i < 100; i++) CHECK(execl("/bin/none", "none", NULL) == -1 && errno == ENOENT);
+    for (int i = 0; i < 2; i++) pthread_join(mapper[i], NULL);
 }
 static void vforks(void) {
     for (int i = 0; i < 20; i++) {
@@ -178,7 +195,8 @@ static void magic(void) {
 int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"leak", leak}, {"leak-process", leak_process}, {"threads", threads}, {"exec-thread", exec_thread},
-        {"after-exec", after_exec}, {"vforks", vforks}, {"signals", signals}, {"stops", stops}, {"magic", magic},
+        {"after-exec", after_exec}, {"exec-fails", exec_fails},
+        {"vforks", vforks}, {"signals", signals}, {"stops", stops}, {"magic", magic},
     };
     if (argc > 1 && !strcmp(argv[1], "quiet")) return 0;
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)
