@@ -1,10 +1,11 @@
 //! Which file of the volume a descriptor or a mapping of a traced program is, and where its pages are.
 
-use super::maps;
+use super::{maps, sys};
 use crate::place::{Layout, Plan, Request, plan};
 use crate::report::{FileReport, Reason, Report};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2, readlink};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_getfl, open, openat2, readlink};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -55,16 +56,19 @@ pub(super) struct Files<'a> {
     /// The mount namespace of the run.
     home: Option<PathBuf>,
     session: &'a Session,
+    /// Processes that were asked about: nothing where that cannot be had.
+    processes: HashMap<i32, Option<OwnedFd>>,
 }
 
 impl<'a> Files<'a> {
     pub(super) fn new(volume: &'a Volume, mounts: Mounts, session: &'a Session) -> Self {
-        Self { volume, mounts, known: HashMap::new(), home: None, session }
+        Self { volume, mounts, known: HashMap::new(), home: None, session, processes: HashMap::new() }
     }
 
-    /// What descriptor `fd` of a thread is.
-    pub(super) fn of_fd(&mut self, thread: i32, fd: i32) -> Found {
-        let Some(info) = FdInfo::of(thread, fd) else { return Found::Other };
+    /// What descriptor `fd` of a thread is. `alone`: the thread is all of its process.
+    pub(super) fn of_fd(&mut self, thread: i32, alone: bool, fd: i32) -> Found {
+        let quick = if alone && self.mounts.upper.is_none() { self.copied(thread, fd) } else { None };
+        let Some(info) = quick.or_else(|| FdInfo::of(thread, fd)) else { return Found::Other };
         let elsewhere = info.mount_id != self.mounts.mount_id;
         // The overlay gives numbers of its own: one that a program has mounted elsewhere may be that of another file below.
         if !info.readable || elsewhere && (self.mounts.upper.is_some() || !self.is_root(thread, info.mount_id)) {
@@ -76,6 +80,23 @@ impl<'a> Files<'a> {
             (None, false) => self.ours(info.ino, path().unwrap_or_default().as_bytes()),
             (Some(_), _) => path().map_or(Found::Other, |path| self.below(path.as_bytes(), info.ino)),
         }
+    }
+
+    /// What is known of a descriptor by a copy of it, at a third of the cost of asking `/proc`.
+    fn copied(&mut self, process: i32, fd: i32) -> Option<FdInfo> {
+        let held = self.processes.entry(process).or_insert_with(|| {
+            Pid::from_raw(process).and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
+        });
+        let copy = pidfd_getfd(held.as_ref()?, fd, PidfdGetfdFlags::empty()).ok()?;
+        let (ino, mount_id) = sys::fuse_node(copy.as_fd())?;
+        let flags = fcntl_getfl(&copy).ok()?;
+        let readable = !flags.contains(OFlags::PATH) && flags & OFlags::ACCMODE != OFlags::WRONLY;
+        Some(FdInfo { readable, mount_id, ino })
+    }
+
+    /// A process is gone, and its number may become another's.
+    pub(super) fn ended(&mut self, process: i32) {
+        self.processes.remove(&process);
     }
 
     /// What is mapped, by a line of `/proc/PID/maps`.

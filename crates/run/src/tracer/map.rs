@@ -29,11 +29,11 @@ const fn flag(flags: i32) -> u64 {
 
 impl<'a> Tracer<'a> {
     /// A thread is about to map a file.
-    pub(super) fn mmap(&mut self, thread: pid_t) -> Result<()> {
-        let registers = sys::registers(thread)?;
+    pub(super) fn mmap(&mut self, thread: pid_t, registers: Registers) -> Result<()> {
         // The kernel looks at the lower half only.
         let fd = registers.r8 as i32;
-        let ino = match self.files.of_fd(thread, fd) {
+        let alone = self.threads.get(&thread).is_some_and(|known| known.alone && known.process == thread);
+        let ino = match self.files.of_fd(thread, alone, fd) {
             Found::Other => return sys::resume(thread, 0),
             Found::CopiedUp(ino) => {
                 self.files.count_left(ino, Reason::CopiedUp, registers.rsi);
@@ -115,7 +115,7 @@ impl<'a> Tracer<'a> {
             Some(instruction) => Injection::at_exec(self, thread, registers, instruction)?,
             None => None,
         };
-        let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+        let text = maps::of(thread);
         let (files, sandboxed) = (&mut self.files, self.threads.get(&thread).is_some_and(|known| known.sandboxed));
         let mut work = Vec::new();
         for mapping in maps::parse(&text) {
@@ -160,7 +160,7 @@ impl<'a> Tracer<'a> {
     /// programs.
     fn instruction(&mut self, thread: pid_t) -> Option<u64> {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
-        let auxiliary = std::fs::read(format!("/proc/{thread}/auxv")).ok()?;
+        let auxiliary = maps::read(thread, "auxv").ok()?;
         let vdso = auxiliary.chunks_exact(16).find_map(|pair| {
             let [key, value] = [pair.first_chunk()?, pair.last_chunk()?].map(|word| u64::from_ne_bytes(*word));
             (key == libc::AT_SYSINFO_EHDR).then_some(value)
@@ -218,7 +218,7 @@ impl<'a> Tracer<'a> {
         if known.seen && stub.sealable {
             return true;
         }
-        let text = std::fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+        let text = maps::of(thread);
         known.seen = page_is_at(stub.id(), &text, page);
         known.seen
     }
@@ -274,7 +274,7 @@ impl<'a> Tracer<'a> {
 
     /// The end of the segment's mapping that `address` is in, and where in the segment `address` is.
     fn segment_mapping(&self, thread: pid_t, address: u64) -> Option<(u64, u64)> {
-        let text = std::fs::read(format!("/proc/{thread}/maps")).ok()?;
+        let text = maps::of(thread);
         let found = maps::parse(&text).find(|mapping| (mapping.start..mapping.end).contains(&address))?;
         let ours = (found.device, found.ino) == self.segment_id;
         ours.then(|| (found.end, found.offset + (address - found.start)))

@@ -1,6 +1,7 @@
 //! A process's mappings, as the kernel lists them.
 
-use rustix::fs::makedev;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, makedev, open};
 
 /// A line of `/proc/PID/maps`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +14,23 @@ pub(super) struct Mapping<'a> {
     pub(super) device: u64,
     pub(super) ino: u64,
     pub(super) path: &'a [u8],
+}
+
+/// The text of a process's mappings; empty when it is gone.
+pub(super) fn of(process: i32) -> Vec<u8> {
+    read(process, "maps").unwrap_or_default()
+}
+
+/// What the kernel says of a process, with as few calls as can be: programs wait for it to start.
+pub(super) fn read(process: i32, what: &str) -> rustix::io::Result<Vec<u8>> {
+    let file = open(format!("/proc/{process}/{what}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.reserve(4096);
+        if rustix::io::read(&file, spare_capacity(&mut bytes))? == 0 {
+            return Ok(bytes);
+        }
+    }
 }
 
 /// All mappings that can be read from the text.

@@ -193,6 +193,7 @@ impl Tracer<'_> {
     fn ended(&mut self, thread: pid_t, end: End) {
         self.not_executed(thread);
         self.forget(thread);
+        self.files.ended(thread);
         self.introduce_all();
         if thread == self.main {
             self.end = Some(end);
@@ -265,6 +266,12 @@ impl Tracer<'_> {
     }
 
     fn call(&mut self, thread: pid_t) -> Result<()> {
+        // By far the most usual, and the filters stop nothing else with this number by any interface: a question less.
+        let registers = sys::registers(thread)?;
+        if registers.orig_rax == libc::SYS_mmap.cast_unsigned() && !self.sandboxed(thread) {
+            self.landed(thread);
+            return self.mmap(thread, registers);
+        }
         let said = Stop::from_data(sys::event_message(thread)?);
         let stop = if said.is_none() || self.sandboxed(thread) { stop_of(thread)? } else { said };
         if stop == Some(Stop::Injected) {
@@ -275,7 +282,7 @@ impl Tracer<'_> {
         }
         self.landed(thread);
         match stop {
-            Some(Stop::Mmap) => self.mmap(thread),
+            Some(Stop::Mmap) => self.mmap(thread, registers),
             Some(Stop::Mmap32) => self.mmap_32(thread),
             Some(Stop::Mremap) => self.mremap(thread, false),
             Some(Stop::Mremap32) => self.mremap(thread, true),
@@ -369,7 +376,7 @@ impl Tracer<'_> {
         let registers = sys::registers(thread)?;
         // The old interface has its arguments in memory; only programs from before 1998 use it.
         if registers.orig_rax == 192 {
-            let found = self.files.of_fd(thread, registers.rdi as u32 as i32);
+            let found = self.files.of_fd(thread, false, registers.rdi as u32 as i32);
             if let Found::Ours(ino) | Found::CopiedUp(ino) = found {
                 self.files.count_left(ino, Reason::Bits32, registers.rcx & 0xffff_ffff);
             }

@@ -179,6 +179,28 @@ pub(super) fn read_memory(process: pid_t, address: u64, to: &mut [u8]) -> Result
     usize::try_from(count).map_err(|_| Gone)
 }
 
+/// The inode of a file of a FUSE mount, by the number that the server gave it, and the number of the mount. Nobody is asked for
+/// it. `None`: no such file.
+pub(super) fn fuse_node(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    /// The kernel's `FILEID_INO64_GEN`: an inode number as two words, the upper one first, and a generation.
+    const KIND: c_int = 0x81;
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: c_int,
+        words: [u32; 3],
+    }
+    let mut handle = Handle { bytes: 12, kind: 0, words: [0; 3] };
+    let mut mount: c_int = 0;
+    let (number, fd) = (libc::SYS_name_to_handle_at, file.as_raw_fd());
+    // SAFETY: the path is a C string; the kernel reads and writes two words, and behind them writes at most `bytes` bytes, as many as
+    // `words` has; it writes one int to `mount`. All of them live through the call.
+    let done = unsafe { libc::syscall(number, fd, c"".as_ptr(), &raw mut handle, &raw mut mount, libc::AT_EMPTY_PATH) };
+    let Handle { bytes, kind, words: [high, low, _] } = handle;
+    (done == 0 && kind == KIND && bytes == 12)
+        .then(|| (u64::from(high) << 32 | u64::from(low), mount.cast_unsigned().into()))
+}
+
 /// Sends a signal to a process, or to that of a thread.
 pub(super) fn kill(process: pid_t, signal: c_int) {
     if process > 0 {
