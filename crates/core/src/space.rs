@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::mapping::{Host, Pages};
 use crate::ops::{Writer, finish, page_end, zero_tail};
 use crate::page::{PAGE_BYTES, PageIndex};
+use core::ops::Range;
 
 /// Sets the size. What is cut off is gone; what is added reads as zeros and needs no storage.
 ///
@@ -50,17 +51,7 @@ pub fn truncate_as<F: Pages>(file: &F, size: u64, how: &Writer) -> Result<(), F:
 /// its old size; the file system's. `EOPNOTSUPP` for storage beyond the end of a file that keeps its size: the format
 /// (ext2) has no way to say that it is meant, and `e2fsck` would take it for the file's.
 pub fn fallocate<F: Pages>(file: &F, offset: u64, len: u64, keep_size: bool, how: &Writer) -> Result<(), F::Error> {
-    let end = range_end(offset, len)?;
-    let _guard = file.exclusive();
-    let old_size = file.size()?;
-    check_end(file, end, old_size, keep_size, how)?;
-    file.will_change(how.keep_set_id)?;
-    zero_tail(file, old_size, if keep_size { old_size } else { end })?;
-    allocate(file, offset, end, old_size)?;
-    if end > old_size && !keep_size {
-        file.publish_size(end)?;
-    }
-    finish(file, how)
+    give_storage(file, offset, len, keep_size, how, |_| Ok(()))
 }
 
 /// Makes `[offset, offset + len)` a hole, as far as the file goes: whole pages lose their storage, parts of pages are
@@ -89,25 +80,40 @@ pub fn punch_hole<F: Pages>(file: &F, offset: u64, len: u64, how: &Writer) -> Re
 /// # Errors
 /// As [`fallocate`].
 pub fn zero_range<F: Pages>(file: &F, offset: u64, len: u64, keep_size: bool, how: &Writer) -> Result<(), F::Error> {
+    give_storage(file, offset, len, keep_size, how, |mut range| {
+        while !range.is_empty() {
+            let index = PageIndex::of(range.start);
+            let left = PageIndex::count(range.end).0 - index.0;
+            let (storage, count) = file.has_storage(index, left)?;
+            let stretch = range.end.min((index.0 + count.max(1)).saturating_mul(PAGE_BYTES));
+            while storage && range.start < stretch {
+                let to = page_end(range.start).min(stretch);
+                file.zero_within_page(range.start, to)?;
+                range.start = to;
+            }
+            range.start = stretch;
+        }
+        Ok(())
+    })
+}
+
+/// What [`fallocate`] and [`zero_range`] have in common: storage for all of the range. `change` is given what of it is in
+/// the file already, when nothing can be refused any more but by the storage.
+fn give_storage<F: Pages>(
+    file: &F,
+    offset: u64,
+    len: u64,
+    keep_size: bool,
+    how: &Writer,
+    change: impl FnOnce(Range<u64>) -> Result<(), F::Error>,
+) -> Result<(), F::Error> {
     let end = range_end(offset, len)?;
     let _guard = file.exclusive();
     let old_size = file.size()?;
     check_end(file, end, old_size, keep_size, how)?;
     file.will_change(how.keep_set_id)?;
     zero_tail(file, old_size, if keep_size { old_size } else { end })?;
-    let mut at = offset;
-    while at < end.min(old_size) {
-        let index = PageIndex::of(at);
-        let left = PageIndex::count(end).0 - index.0;
-        let (storage, count) = file.has_storage(index, left)?;
-        let stretch = end.min((index.0 + count.max(1)).saturating_mul(PAGE_BYTES));
-        while storage && at < stretch {
-            let to = page_end(at).min(stretch);
-            file.zero_within_page(at, to)?;
-            at = to;
-        }
-        at = stretch;
-    }
+    change(offset..end.min(old_size))?;
     allocate(file, offset, end, old_size)?;
     if end > old_size && !keep_size {
         file.publish_size(end)?;
