@@ -5,8 +5,9 @@ mod common;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Place, Ran};
@@ -37,7 +38,10 @@ struct Shell {
 
 impl Shell {
     fn start(place: &Place, script: &str) -> Self {
-        let mut command = place.xip(["run", "small", "--", "/bin/sh", "-c", script]);
+        Self::of(place.xip(["run", "small", "--", "/bin/sh", "-c", script]))
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Shell { child, lines }
@@ -92,6 +96,57 @@ fn what_is_not_there_and_what_cannot_be_executed_have_codes_of_their_own() {
     ran.says("/absent").says("in the image").says("--bind");
     let report = format!("--report={}", place.path("absent/report").display());
     place.run(["run", "small", &report, "--", "/bin/sh", "-c", "exit 0"]).fails(125).says("absent/report");
+}
+
+#[test]
+fn a_program_without_its_interpreter_is_told_which_that_is() {
+    if loaded().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let bin = place.path("lone/bin");
+    fs::create_dir_all(&bin).unwrap();
+    let add = |name: &str, bytes: &[u8]| {
+        fs::write(bin.join(name), bytes).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    add("sh", &fs::read("/bin/sh").unwrap());
+    add("script", b"#! /bin/absent -x\n");
+    add("of-script", b"#!/bin/script\n");
+    add("of-sh", b"#!/bin/sh\n");
+    add("from-elsewhere", b"#!/bin/sh\r\n");
+    let (tree, image) = (place.path("lone"), place.path("lone.xip"));
+    place.run(["build".as_ref(), tree.as_os_str(), image.as_os_str()]).succeeds();
+    let run = |name: &str| place.run(["run", "--rm", image.to_str().unwrap(), "--", name]).fails(126).says(name);
+    run("/bin/script").says("interpreter \"/bin/absent\"");
+    run("of-script").says("interpreter \"/bin/absent\"");
+    run("sh").says("interpreter \"/lib64/ld-linux");
+    run("of-sh").says("interpreter \"/lib64/ld-linux");
+    run("from-elsewhere").says("interpreter \"/bin/sh\\r\"");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_at_the_end_does_not_hide_the_programs_status() {
+    let Some(place) = loaded() else { return };
+    for report in [&["--report=/dev/full"][..], &["--report=/dev/full", "--json"]] {
+        let ran = script(&place, report, "exit 3");
+        assert_eq!(ran.output.status.code(), Some(3), "{}", ran.err);
+        ran.says("cannot write the report").says("No space");
+    }
+}
+
+#[test]
+fn what_is_missing_on_the_machine_is_told_before_an_image_is_loaded() {
+    let Some(place) = loaded() else { return };
+    place.run(["rm", "small"]).succeeds();
+    let image = place.image();
+    // The limit is that of a user namespace of the test's own.
+    let mut command = Command::new("unshare");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"";
+    command.args(["-m", "-U", "-r", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_xip"), "-v", "run"]).arg(image);
+    let ran = Ran::from(command.arg("true").env("XIP_DIR", place.path("segments")).output().unwrap());
+    ran.fails(125).says("sysctl user.max_user_namespaces");
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json(), serde_json::json!([]));
 }
 
 #[test]
@@ -203,6 +258,25 @@ fn an_image_is_loaded_for_a_run_and_stays_or_goes_as_asked_for() {
     assert_eq!(names(), ["small"]);
     run(&["--rm"]);
     assert_eq!(names(), ["small"], "it was there before: not ours to remove");
+}
+
+#[test]
+fn a_run_with_rm_that_is_killed_leaves_no_segment() {
+    let Some(place) = loaded() else { return };
+    place.run(["rm", "small"]).succeeds();
+    let image = place.image();
+    let mut shell =
+        Shell::of(place.xip(["run", "--rm", image.to_str().unwrap(), "--", "sh", "-c", "echo here; read x"]));
+    assert_eq!(shell.line(), "here");
+    let there = || !place.run(["ls", "--json"]).succeeds().json().as_array().unwrap().is_empty();
+    assert!(there());
+    kill_process(Pid::from_child(&shell.child), Signal::KILL).unwrap();
+    shell.child.wait().unwrap();
+    let patience = Instant::now();
+    while there() {
+        assert!(patience.elapsed() < Duration::from_secs(60), "the segment is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -73,6 +73,14 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The program is there, and the interpreter that it names is not: `ENOENT`.
+    #[error("{}: its interpreter {interpreter:?} is not in the image", program.display())]
+    NoInterpreter {
+        /// What was asked for.
+        program: PathBuf,
+        /// What it names, itself or by way of another interpreter.
+        interpreter: PathBuf,
+    },
     /// An argument, a variable or a path has a zero byte in it: `EINVAL`.
     #[error("{}: has a zero byte in it", text.display())]
     ZeroByte {
@@ -94,7 +102,7 @@ impl Error {
             Self::Unsupported { .. } => libc::ENOSYS,
             Self::NotInPlace(_) | Self::Bind { .. } | Self::ZeroByte { .. } => libc::EINVAL,
             Self::Serve(error) => error.errno(),
-            Self::NotFound { .. } => libc::ENOENT,
+            Self::NotFound { .. } | Self::NoInterpreter { .. } => libc::ENOENT,
         }
     }
 }

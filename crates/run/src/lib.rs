@@ -17,6 +17,7 @@
 
 mod channel;
 mod error;
+mod interpreter;
 mod namespace;
 mod options;
 mod place;

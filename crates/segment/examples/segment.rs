@@ -26,6 +26,11 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
             let loaded = store.load(Path::new(image), name.first().copied(), &mut |_, _| {}, &mut |_| Ok(()))?;
             println!("{} {:?} {:?}", loaded.segment.name(), loaded.outcome, loaded.segment.id());
         }
+        // Loads it for as long as this runs, which is until its input ends.
+        ["hold", image] => {
+            let _loaded = store.temporary().load(Path::new(image), None, &mut |_, _| {}, &mut |_| Ok(()))?;
+            wait()?;
+        }
         ["list"] => {
             let listing = store.list()?;
             for segment in listing.segments {
@@ -41,11 +46,19 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         ["use", name, bytes] => {
             let device = store.get(name)?.device()?;
             device.read(0, &mut vec![0; bytes.parse()?])?;
-            println!("ready");
-            std::io::stdout().flush()?;
-            std::io::stdin().read_to_end(&mut Vec::new())?;
+            wait()?;
         }
-        _ => return Err("usage: segment load IMAGE [NAME] | list | stat NAME | remove NAME | use NAME BYTES".into()),
+        _ => {
+            let usage = "load IMAGE [NAME] | hold IMAGE | list | stat NAME | remove NAME | use NAME BYTES";
+            return Err(format!("usage: segment {usage}").into());
+        }
     }
     Ok(())
+}
+
+/// Says that it is ready, and waits for the end of its input.
+fn wait() -> std::io::Result<()> {
+    println!("ready");
+    std::io::stdout().flush()?;
+    std::io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }

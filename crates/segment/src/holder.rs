@@ -5,11 +5,12 @@
 //! whole, and when its holder dies, by whatever cause, its memory goes when its last user does.
 //!
 //! The other way round the name keeps the holder: when it is gone (a user logs out and the system clears the directory)
-//! the holder ends.
+//! the holder ends. So does that of a temporary segment, when whoever loaded it has ended and nobody uses it.
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::segment::Record;
+use crate::stat;
 use crate::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, Mode};
@@ -52,14 +53,22 @@ pub(crate) fn is_asked() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// Starts a holder for `memory` (opened read-only). When this returns, the name is there.
+/// Keeps a temporary segment while it lives. It closes with the process that has it, however that ends.
+#[derive(Debug)]
+#[must_use = "the segment goes when this does"]
+pub struct Lease {
+    _line: OwnedFd,
+}
+
+/// Starts a holder for `memory` (opened read-only). When this returns, the name is there. The lease is of use for a record
+/// that says so.
 pub(crate) fn start(
     program: &Path,
     directory: &Directory,
     lock: BorrowedFd<'_>,
     memory: BorrowedFd<'_>,
     record: &Record,
-) -> Result<()> {
+) -> Result<Lease> {
     let failed = |what: &dyn std::fmt::Display| Error::Holder {
         name: record.info.name.clone(),
         program: program.into(),
@@ -83,7 +92,7 @@ pub(crate) fn start(
     let task = serde_json::to_vec(record).map_err(|e| failed(&e))?;
     // The lock goes along, so that nobody comes in between when this process is killed now.
     match wire::send(&ours, &task, &[directory.fd(), lock]).and_then(|()| wire::receive(&ours)) {
-        Ok((answer, _)) if answer == YES => Ok(()),
+        Ok((answer, _)) if answer == YES => Ok(Lease { _line: ours }),
         Ok((answer, _)) if !answer.is_empty() => Err(failed(&String::from_utf8_lossy(&answer))),
         Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {
             Err(failed(&"it ended at once; is it a program that calls holder::main_if_asked?"))
@@ -124,8 +133,8 @@ fn hold() -> SysResult<()> {
     drop(lock);
     // The loader may be gone: the segment is whole, and stays.
     let _ = wire::send(&channel, YES, &[]);
-    drop(channel);
-    serve(&listener, &name, &memory, &record)
+    let owner = record.temporary.then_some(channel);
+    serve(&listener, &name, &memory, &record, owner)
 }
 
 /// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder.
@@ -163,17 +172,45 @@ impl Name {
     fn is_there(&self) -> bool {
         self.found() == Ok(self.id)
     }
+
+    fn take_away(&self) -> SysResult<()> {
+        rustix::fs::unlinkat(&self.directory, self.name.as_str(), AtFlags::empty())
+    }
 }
 
-fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, record: &Record) -> SysResult<()> {
+/// Serves until the name is gone. `owner` is the line to the process that a temporary segment is for: it closes with that.
+fn serve(
+    listener: &OwnedFd,
+    name: &Name,
+    memory: &OwnedFd,
+    record: &Record,
+    mut owner: Option<OwnedFd>,
+) -> SysResult<()> {
     let header = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
-    let pause = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let mut pause = Timespec { tv_sec: 5, tv_nsec: 0 };
     loop {
-        match rustix::event::poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&pause)) {
+        if record.temporary && owner.is_none() {
+            if stat::users(memory).is_empty() && name.is_there() {
+                return name.take_away();
+            }
+            // The programs of a runner that was killed end with it, in the kernel's own time.
+            pause = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        }
+        let mut waiting = vec![PollFd::new(listener, PollFlags::IN)];
+        waiting.extend(owner.iter().map(|owner| PollFd::new(owner, PollFlags::IN)));
+        match rustix::event::poll(&mut waiting, Some(&pause)) {
             Ok(0) if !name.is_there() => return Ok(()),
             Ok(0) | Err(Errno::INTR) => continue,
             Ok(_) => {}
             Err(errno) => return Err(errno),
+        }
+        let (asked, ended) =
+            (!waiting[0].revents().is_empty(), waiting.get(1).is_some_and(|o| !o.revents().is_empty()));
+        if ended {
+            owner = None;
+        }
+        if !asked {
+            continue;
         }
         let Ok(user) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { continue };
         // Whoever connects and says nothing, or takes nothing, does not stop the others for long.
@@ -183,7 +220,7 @@ fn serve(listener: &OwnedFd, name: &Name, memory: &OwnedFd, record: &Record) -> 
         if request == GET {
             let _ = wire::send(&user, &header, &[memory.as_fd()]);
         } else if request == QUIT && name.is_there() {
-            let gone = rustix::fs::unlinkat(&name.directory, name.name.as_str(), AtFlags::empty());
+            let gone = name.take_away();
             let _ = match gone {
                 Ok(()) => wire::send(&user, YES, &[]),
                 Err(errno) => wire::send(&user, errno.to_string().as_bytes(), &[]),

@@ -28,6 +28,7 @@ mod wire;
 
 pub use error::{Error, Result};
 pub use file::{Access, MappedFile};
+pub use holder::Lease;
 pub use load::{Check, Progress};
 pub use memory::Memory;
 pub use plain::PlainFile;

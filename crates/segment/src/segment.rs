@@ -48,6 +48,9 @@ pub(crate) struct Record {
     pub(crate) info: Info,
     /// The state of the image file when it was read, if that can be told from any later one.
     pub(crate) stamp: Option<Stamp>,
+    /// Whether it is to go with the process that loaded it.
+    #[serde(default)]
+    pub(crate) temporary: bool,
 }
 
 /// The state of a file: as long as this is the same, so are its bytes.

@@ -6,7 +6,7 @@
 use crate::directory::{Directory, Lock};
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
-use crate::holder::{self, Answer};
+use crate::holder::{self, Answer, Lease};
 use crate::load::{Check, Image, Progress};
 use crate::name;
 use crate::segment::{Info, Record, Segment, Stamp, VERSION};
@@ -22,6 +22,7 @@ pub struct Store {
     directory: Directory,
     program: PathBuf,
     limit: u64,
+    temporary: bool,
 }
 
 /// What [`Store::list`] gives.
@@ -43,6 +44,8 @@ pub struct Loaded {
     /// The name that was asked for, or follows from the image's. Without a name given, the segment may have another: then
     /// it was in memory under that.
     pub wanted: String,
+    /// What keeps it, if this load made it and the store's segments are [temporary](Store::temporary).
+    pub lease: Option<Lease>,
 }
 
 /// Whether a load took memory.
@@ -70,7 +73,7 @@ impl Store {
     /// As [`Store::open_default`].
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = Directory::open(directory.as_ref())?;
-        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX })
+        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX, temporary: false })
     }
 
     /// Starts `program` to keep new segments, not this program itself. It calls [`crate::holder::main_if_asked`].
@@ -83,6 +86,13 @@ impl Store {
     #[must_use]
     pub fn with_memory_limit(self, bytes: u64) -> Self {
         Self { limit: bytes, ..self }
+    }
+
+    /// New segments go when the [`Lease`] that comes with them is dropped, or this process ends, however it does, and
+    /// nobody uses them.
+    #[must_use]
+    pub fn temporary(self) -> Self {
+        Self { temporary: true, ..self }
     }
 
     /// Where the segments are.
@@ -126,7 +136,9 @@ impl Store {
         };
         let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
         match here {
-            Some(segment) if is_it(&segment) => return Ok(Loaded { segment, outcome: Outcome::Same, wanted }),
+            Some(segment) if is_it(&segment) => {
+                return Ok(Loaded { segment, outcome: Outcome::Same, wanted, lease: None });
+            }
             // Another image has the name; but this one may be there under another.
             Some(other) if name.is_some() || !alike.iter().any(is_it) => {
                 return Err(Error::NameTaken { name: wanted, other: other.info().image.clone() });
@@ -144,10 +156,10 @@ impl Store {
         if let Some(segment) = alike.into_iter().find(is_it) {
             if name.is_some() {
                 info = Info { name: info.name, image: info.image, ..segment.info().clone() };
-                self.publish(&lock, segment.fd(), info.clone(), None)?;
+                let _ = self.publish(&lock, segment.fd(), info.clone(), None, false)?;
             }
             let name = if name.is_some() { &info.name } else { segment.name() };
-            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same, wanted });
+            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same, wanted, lease: None });
         }
         let (memory, content) = image.fill(&info.name, self.limit, progress)?;
         info.content = content;
@@ -155,8 +167,9 @@ impl Store {
         let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
-        self.publish(&lock, device.fd(), info, stamp)?;
-        Ok(Loaded { segment: self.get(&wanted)?, outcome: Outcome::New, wanted })
+        let lease = self.publish(&lock, device.fd(), info, stamp, self.temporary)?;
+        let lease = self.temporary.then_some(lease);
+        Ok(Loaded { segment: self.get(&wanted)?, outcome: Outcome::New, wanted, lease })
     }
 
     /// The segment of that name.
@@ -220,8 +233,15 @@ impl Store {
         }
     }
 
-    fn publish(&self, lock: &Lock<'_>, memory: BorrowedFd<'_>, info: Info, stamp: Option<Stamp>) -> Result<()> {
-        let record = Record { version: VERSION, info, stamp };
+    fn publish(
+        &self,
+        lock: &Lock<'_>,
+        memory: BorrowedFd<'_>,
+        info: Info,
+        stamp: Option<Stamp>,
+        temporary: bool,
+    ) -> Result<Lease> {
+        let record = Record { version: VERSION, info, stamp, temporary };
         holder::start(&self.program, &self.directory, lock.fd(), memory, &record)
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use xip_run::{Bind, End, Options, Report, Root};
-use xip_segment::{Segment, Store};
+use xip_segment::{Lease, Segment, Store};
 
 use super::segments;
 use crate::failure::{Doing, Failure, USAGE};
@@ -25,7 +25,7 @@ of its libraries, and every other file it maps, is the segment itself. It needs 
 What stands before PROGRAM is a segment if there is one of that name, otherwise an image. An image is loaded \
 first, under its own name, and stays loaded (see `xip ls`) unless --rm is given.\n\n\
 Exit status: the program's own. If a signal ended it, xip ends by the same signal (a shell shows 128 + its \
-number). 125: xip itself failed; 126: the program cannot be executed; 127: it is not in the image.\n\n\
+number). 125: xip itself failed; 126: the program, or its interpreter, cannot be executed; 127: it is not in the image.\n\n\
 Examples:
   xip run debian -- python3 -c 'print(6 * 7)'
   xip run debian.xip --bind $PWD:/work --workdir /work -- gcc -O2 -c main.c
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     #[arg(long)]
     page_cache: bool,
 
-    /// Remove the segment at the end if this command loaded it
+    /// Remove the segment at the end, however that comes, if this command loaded it
     #[arg(long)]
     rm: bool,
 }
@@ -125,7 +125,8 @@ impl Args {
             None => None,
         };
         let store = segments::store()?;
-        let (segment, loaded) = self.segment(&store, output)?;
+        let store = if self.rm { store.temporary() } else { store };
+        let (segment, lease) = self.segment(&store, output)?;
         let name = segment.name().to_owned();
         self.log(&segment);
         let start = Instant::now();
@@ -134,11 +135,11 @@ impl Args {
             xip_run::run(&volume, segment.fd(), &options)
         };
         drop(segment);
-        if loaded && self.rm {
+        if lease.is_some() {
             match store.remove(&name, false) {
-                // Somebody else uses it by now: it is theirs.
-                Err(xip_segment::Error::InUse { .. } | xip_segment::Error::NoSegment { .. }) => {}
-                other => other?,
+                // Who else uses it by now keeps it until they end.
+                Ok(()) | Err(xip_segment::Error::InUse { .. } | xip_segment::Error::NoSegment { .. }) => {}
+                Err(problem) => segments::warn(&[problem]),
             }
         }
         let outcome = outcome.map_err(|error| self.failure(error))?;
@@ -155,7 +156,10 @@ impl Args {
         );
         if let Some(to) = &mut report {
             let text = if self.json { serde_json::to_string_pretty(&outcome)? + "\n" } else { text(&outcome.report) };
-            to.write_all(text.as_bytes()).doing(|| "cannot write the report".into())?;
+            // The program's work is done, and its status is what the caller waits for.
+            if let Err(error) = to.write_all(text.as_bytes()) {
+                let _ = writeln!(io::stderr(), "warning: cannot write the report: {error}");
+            }
         }
         Ok(outcome.end)
     }
@@ -212,7 +216,7 @@ impl Args {
     fn failure(&self, error: xip_run::Error) -> Failure {
         let (code, remedy) = match &error {
             xip_run::Error::NotFound { .. } => (NOT_FOUND, self.root_remedy(&self.program[0])),
-            xip_run::Error::NotExecutable { .. } => (NOT_EXECUTABLE, None),
+            xip_run::Error::NotExecutable { .. } | xip_run::Error::NoInterpreter { .. } => (NOT_EXECUTABLE, None),
             xip_run::Error::Setup { step, .. } if *step == format!("enter {}", self.workdir.display()) => {
                 let remedy = "--workdir is a directory in the image: name another, or show one there by --bind";
                 (OUR_OWN, Some(remedy.to_owned()))
@@ -232,8 +236,8 @@ impl Args {
         (self.root == RootMode::Overlay).then(|| format!("--root={mode}"))
     }
 
-    /// The segment to run from, and whether it was loaded for this.
-    fn segment(&self, store: &Store, output: Output) -> Result<(Segment, bool), Failure> {
+    /// The segment to run from, and the lease of one that was loaded for this run only.
+    fn segment(&self, store: &Store, output: Output) -> Result<(Segment, Option<Lease>), Failure> {
         let is_path = self.source.as_os_str().as_bytes().contains(&b'/');
         if let Some(name) = self.source.to_str().filter(|_| !is_path) {
             match store.get(name) {
@@ -247,8 +251,12 @@ impl Args {
                         });
                     }
                 }
-                other => return Ok((other?, false)),
+                other => return Ok((other?, None)),
             }
+        }
+        // To load takes time and memory, for nothing where programs cannot run.
+        if let Some(missing) = xip_run::prerequisites(self.page_cache).into_iter().next() {
+            return Err(self.failure(missing));
         }
         let loaded = segments::load(store, &self.source, None)?;
         let new = loaded.outcome == xip_segment::Outcome::New;
@@ -256,7 +264,7 @@ impl Args {
             let name = loaded.segment.name();
             output.aside(format!("loaded segment {name}; `xip rm {name}` gives its memory back"));
         }
-        Ok((loaded.segment, new))
+        Ok((loaded.segment, loaded.lease))
     }
 }
 

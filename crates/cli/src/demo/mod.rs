@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::json;
 use xip_image::Build;
-use xip_segment::{Segment, Store};
+use xip_segment::{Loaded, Segment, Store};
 
 use crate::commands::{self, DemoArgs, segments};
 use crate::failure::{Doing, Failure};
@@ -63,8 +63,10 @@ fn play(args: &DemoArgs, output: Output, interrupt: &Interrupt) -> Result<(), Fa
     say(format!("built     an image of {}", size(image.metadata()?.len())))?;
 
     let store = segments::store()?;
+    // Removed at the end; the lease is for an end in which nothing can be removed.
+    let store = if args.keep { store } else { store.temporary() };
     let name = format!("demo-{}", std::process::id());
-    let segment = segments::load(&store, &image, Some(&name))?.segment;
+    let Loaded { segment, lease: _lease, .. } = segments::load(&store, &image, Some(&name))?;
     let _removal = Removal { store: &store, name: &name, keep: args.keep };
     say(format!("loaded    it as segment {name}: from here on the image is in memory, once"))?;
 

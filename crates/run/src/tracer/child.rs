@@ -3,6 +3,7 @@
 use super::sys;
 use crate::channel::Channel;
 use crate::error::Error;
+use crate::interpreter;
 use crate::namespace::{Building, Failed, Tree};
 use crate::options::Options;
 use rustix::fd::{AsFd, OwnedFd};
@@ -13,7 +14,7 @@ use rustix::thread::{
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 /// What a message says; its first byte.
@@ -28,7 +29,7 @@ pub(super) mod says {
     pub(crate) const FILTERED: u8 = b'f';
     /// The runner: go on.
     pub(crate) const GO: u8 = b'g';
-    /// It failed; how, errno and step follow.
+    /// It failed; how, errno, and step or interpreter follow.
     pub(crate) const FAILED: u8 = b'!';
 }
 
@@ -86,6 +87,7 @@ enum Failure {
     Tracing(io::Error),
     NotFound,
     NotExecutable(io::Error),
+    NoInterpreter(PathBuf),
     Step(Failed),
 }
 
@@ -222,7 +224,10 @@ fn execute(plan: &Plan<'_>, blocked: u64) -> Failure {
         match error.raw_os_error() {
             Some(libc::ENOENT) if Path::new(OsStr::from_bytes(path.as_bytes())).exists() => {
                 // It is there: what is missing is its interpreter.
-                refused = Some(error);
+                match interpreter::missing(Path::new(OsStr::from_bytes(path.as_bytes()))) {
+                    Some(interpreter) => return Failure::NoInterpreter(interpreter),
+                    None => refused = Some(error),
+                }
                 break;
             }
             Some(libc::ENOENT | libc::ENOTDIR) => {}
@@ -237,18 +242,19 @@ fn execute(plan: &Plan<'_>, blocked: u64) -> Failure {
 }
 
 fn report(channel: &Channel, failure: &Failure) {
-    let (kind, error, step) = match failure {
-        Failure::Namespaces(error) => (b'n', Some(error), ""),
-        Failure::Fuse(error) => (b'd', Some(error), ""),
-        Failure::Tracing(error) => (b't', Some(error), ""),
-        Failure::NotFound => (b'f', None, ""),
-        Failure::NotExecutable(error) => (b'x', Some(error), ""),
-        Failure::Step((step, error)) => (b's', Some(error), step.as_str()),
+    let (kind, error, text) = match failure {
+        Failure::Namespaces(error) => (b'n', Some(error), OsStr::new("")),
+        Failure::Fuse(error) => (b'd', Some(error), OsStr::new("")),
+        Failure::Tracing(error) => (b't', Some(error), OsStr::new("")),
+        Failure::NotFound => (b'f', None, OsStr::new("")),
+        Failure::NotExecutable(error) => (b'x', Some(error), OsStr::new("")),
+        Failure::NoInterpreter(path) => (b'i', None, path.as_os_str()),
+        Failure::Step((step, error)) => (b's', Some(error), OsStr::new(step)),
     };
     let errno = error.and_then(io::Error::raw_os_error).unwrap_or(libc::EIO);
     let mut message = vec![says::FAILED, kind];
     message.extend_from_slice(&errno.to_ne_bytes());
-    message.extend_from_slice(step.as_bytes());
+    message.extend_from_slice(text.as_bytes());
     // Without a line there is nobody to tell.
     let _ = channel.send(&message, &[]);
 }
@@ -256,7 +262,7 @@ fn report(channel: &Channel, failure: &Failure) {
 /// The error that a child's message of failure stands for.
 pub(super) fn error_of(message: &[u8], program: &OsStr) -> Error {
     let errno = message.get(2..6).and_then(|bytes| bytes.try_into().ok()).map_or(libc::EIO, i32::from_ne_bytes);
-    let source = io::Error::from_raw_os_error(errno);
+    let (source, text) = (io::Error::from_raw_os_error(errno), message.get(6..).unwrap_or_default());
     let program = program.into();
     match message.get(1) {
         Some(b'n') => crate::prerequisites::namespaces(source),
@@ -264,6 +270,7 @@ pub(super) fn error_of(message: &[u8], program: &OsStr) -> Error {
         Some(b't') => crate::prerequisites::tracing(source),
         Some(b'f') => Error::NotFound { program },
         Some(b'x') => Error::NotExecutable { program, source },
-        _ => Error::Setup { step: String::from_utf8_lossy(message.get(6..).unwrap_or_default()).into_owned(), source },
+        Some(b'i') => Error::NoInterpreter { program, interpreter: OsStr::from_bytes(text).into() },
+        _ => Error::Setup { step: String::from_utf8_lossy(text).into_owned(), source },
     }
 }
