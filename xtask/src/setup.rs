@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// What is needed, and the Debian package that has it. A name with a slash is a file, otherwise a program.
-const NEEDED: [(&str, &str); 14] = [
+const NEEDED: [(&str, &str); 16] = [
     ("mke2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -20,6 +20,9 @@ const NEEDED: [(&str, &str); 14] = [
     ("fuse2fs", "fuse2fs"),
     ("mkfs.erofs", "erofs-utils"),
     ("genext2fs", "genext2fs"),
+    // Programs in Go, for `crates/run/tests/go.rs`.
+    ("fzf", "fzf"),
+    ("shfmt", "shfmt"),
 ];
 
 /// Makes sure that everything is there; asks apt only for what is not.

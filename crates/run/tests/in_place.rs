@@ -2,28 +2,7 @@
 
 mod common;
 
-use common::image;
-
-/// Resident bytes of executable mappings of files: of the segment, and of anything else but the kernel's own.
-fn text(smaps: &str) -> (u64, u64) {
-    let (mut segment, mut other) = (0, 0);
-    let mut mapping = "";
-    for line in smaps.lines() {
-        let first = line.split(' ').next().unwrap_or_default();
-        if first.contains('-') {
-            mapping = line;
-        } else if let Some(size) = line.strip_prefix("Rss:") {
-            let mut fields = mapping.split_whitespace();
-            let executable = fields.nth(1).is_some_and(|permissions| permissions.contains('x'));
-            let name = fields.nth(3).unwrap_or_default();
-            if executable && name.starts_with('/') {
-                let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
-                *(if name.starts_with("/memfd:xip:") { &mut segment } else { &mut other }) += kib * 1024;
-            }
-        }
-    }
-    (segment, other)
-}
+use common::{image, text};
 
 fn assert_text_in_place(smaps: &str) {
     let (segment, other) = text(smaps);

@@ -33,12 +33,17 @@ pub struct Image {
 
 /// The one image of this test binary.
 pub fn image() -> &'static Image {
+    image_with(|_| {})
+}
+
+/// The same, to which the test binary adds, in the tree that it is made of.
+pub fn image_with(add: impl FnOnce(&Path)) -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
-    IMAGE.get_or_init(Image::new)
+    IMAGE.get_or_init(|| Image::new(add))
 }
 
 impl Image {
-    fn new() -> Self {
+    fn new(add: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = directory.path().join("tree");
         // For a program that loads a library by its name.
@@ -71,6 +76,7 @@ impl Image {
         pages("dense", &(0..40).collect::<Vec<_>>(), 40 * PAGE);
         pages("tail", &[0, 1, 2], 2 * PAGE + 100);
         pages("sparse", &[2, 3, 4, 9], 12 * PAGE);
+        add(&tree);
         let image = directory.path().join("image");
         // The kernel's own tool: it puts blocks of pointers between the data, so that files have several runs.
         run(Command::new("mke2fs")
@@ -142,8 +148,29 @@ pub fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Resident bytes of executable mappings of files: of the segment, and of anything else but the kernel's own and the runner's.
+pub fn text(smaps: &str) -> (u64, u64) {
+    let (mut segment, mut other) = (0, 0);
+    let mut mapping = "";
+    for line in smaps.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if first.contains('-') {
+            mapping = line;
+        } else if let Some(size) = line.strip_prefix("Rss:") {
+            let mut fields = mapping.split_whitespace();
+            let executable = fields.nth(1).is_some_and(|permissions| permissions.contains('x'));
+            let name = fields.nth(3).unwrap_or_default();
+            if executable && name.starts_with('/') && name != "/memfd:xip-calls" {
+                let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+                *(if name.starts_with("/memfd:xip:") { &mut segment } else { &mut other }) += kib * 1024;
+            }
+        }
+    }
+    (segment, other)
+}
+
 /// Copies a program and the libraries it names.
-fn add_program(tree: &Path, program: &Path) {
+pub fn add_program(tree: &Path, program: &Path) {
     let mut files = vec![program.to_owned()];
     let output = Command::new("ldd").arg(program).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
