@@ -88,16 +88,16 @@ pub trait Device {
         self.write(at, from)
     }
 
-    /// Makes pages read as zeros. A device that knows that they do has nothing to do.
+    /// Makes `len` bytes at `at` read as zeros. A device that knows that they do has nothing to do.
     ///
     /// # Errors
-    /// As [`Device::direct_access_mut`].
-    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+    /// As [`Device::write`].
+    fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
         let mut done = 0;
-        while done < count {
-            let region = self.direct_access_mut(PageNo(first.0.saturating_add(done)), count - done)?;
-            region.zero(0, region.len());
-            done += (region.len() / PAGE_SIZE) as u64;
+        while done < len {
+            let part = usize::try_from(len - done).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+            self.write(at.saturating_add(done), &ZEROS[..part])?;
+            done += part as u64;
         }
         Ok(())
     }
@@ -119,6 +119,8 @@ pub trait Device {
         Ok(())
     }
 }
+
+static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 impl<D: Device + ?Sized> Device for &D {
     fn pages(&self) -> u64 {
@@ -142,8 +144,8 @@ impl<D: Device + ?Sized> Device for &D {
     fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {
         (**self).store(at, from)
     }
-    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
-        (**self).zero(first, count)
+    fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
+        (**self).zero(at, len)
     }
     fn flush(&self, at: u64, len: u64) -> Result<(), Error> {
         (**self).flush(at, len)

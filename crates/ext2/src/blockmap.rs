@@ -315,9 +315,10 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         let room = usize::try_from(len).unwrap_or(usize::MAX).saturating_sub(within);
         let from = &from[..from.len().min(room)];
         let end = (within + from.len()) as u64;
+        // The zeros first: a device that knows of fresh pages that they are has nothing to do for them.
         self.volume.put_zeros(at, within as u64)?;
-        self.volume.put_data(at + within as u64, from)?;
-        self.volume.put_zeros(at + end, len - end)
+        self.volume.put_zeros(at + end, len - end)?;
+        self.volume.put_data(at + within as u64, from)
     }
 
     fn link(&self, _durable: &Durable, prepared: &Prepared<'_, D, E>) -> Result<(), Error> {

@@ -13,13 +13,11 @@
 use crate::error::Error;
 use crate::volume::Volume;
 use core::sync::atomic::{Ordering, compiler_fence};
-use xip_core::{Device, Env, PAGE_SIZE};
+use xip_core::{Device, Env};
 
 /// Proof that all that was put before is durable.
 #[derive(Debug)]
 pub(crate) struct Durable(());
-
-static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 impl<D: Device, E: Env> Volume<D, E> {
     /// Stores bytes that will be durable after the next fence.
@@ -38,12 +36,10 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Puts zeros.
     pub(crate) fn put_zeros(&self, at: u64, len: u64) -> Result<(), Error> {
-        let mut done = 0;
-        while done < len {
-            let part = usize::try_from(len - done).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
-            self.device.write(at + done, &ZEROS[..part])?;
-            done += part as u64;
+        if len == 0 {
+            return Ok(());
         }
+        self.device.zero(at, len)?;
         self.flush(at, len)
     }
 

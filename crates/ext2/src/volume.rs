@@ -298,16 +298,7 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Fills a block with zeros, before it is linked anywhere (contract 2, zero before publish).
     pub(crate) fn zero_blocks(&self, first: u32, count: u32) -> Result<(), Error> {
-        let (at, len) = (self.geometry.byte(first), u64::from(count) * u64::from(self.geometry.block_size));
-        if self.in_place {
-            self.device.zero(xip_core::PageNo(first.into()), count.into())?;
-        } else {
-            let zeros = [0u8; 512];
-            for n in 0..len / zeros.len() as u64 {
-                self.device.write(at + n * zeros.len() as u64, &zeros)?;
-            }
-        }
-        self.flush(at, len)
+        self.put_zeros(self.geometry.byte(first), self.geometry.byte(count))
     }
 
     /// Whether a number can be that of a block of a file: on the volume, and not part of the format itself.

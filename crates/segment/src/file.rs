@@ -187,10 +187,15 @@ impl Device for MappedFile {
         crate::plain::write_all(self.fd(), at, from)
     }
 
-    fn zero(&self, first: PageNo, count: u64) -> std::result::Result<(), xip_core::Error> {
-        bytes(first, count, self.pages())?;
-        for page in (first.0..first.0.saturating_add(count)).filter(|&page| self.is_written(page)) {
-            self.direct_access_mut(PageNo(page), 1)?.zero(0, PAGE_SIZE);
+    fn zero(&self, at: u64, len: u64) -> std::result::Result<(), xip_core::Error> {
+        let (mut at, end) = (at, at.saturating_add(len));
+        while at < end {
+            let page = PageNo(at / PAGE_BYTES);
+            let stop = end.min((page.0 + 1).saturating_mul(PAGE_BYTES));
+            if self.is_written(page.0) {
+                self.direct_access_mut(page, 1)?.zero((at % PAGE_BYTES) as usize, (stop - at) as usize);
+            }
+            at = stop;
         }
         Ok(())
     }

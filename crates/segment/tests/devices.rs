@@ -160,3 +160,23 @@ fn no_space_is_an_error_and_not_a_signal() {
     drop(copied);
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
 }
+
+/// What a build of an image rests on: the rest of a file's last page is zeroed, and costs nothing where it is fresh.
+#[test]
+fn zeros_in_fresh_pages_of_a_new_file_take_no_storage_and_in_used_ones_are_stored() {
+    let file = tempfile::tempfile().unwrap();
+    let device = MappedFile::create(file.try_clone().unwrap(), 2048).unwrap();
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
+    device.zero(5, 1 << 20).unwrap();
+    assert_eq!(blocks(), 0, "nothing was stored");
+    device.store(4096, &[7; 100]).unwrap();
+    assert!(blocks() <= 64, "one page was stored: {} blocks", blocks());
+    device.zero(4096 + 10, 3).unwrap();
+    let mut bytes = [1; 102];
+    device.read(4095, &mut bytes).unwrap();
+    assert!(
+        bytes.iter().enumerate().all(|(n, &byte)| byte == if matches!(n, 0 | 11..=13 | 101) { 0 } else { 7 }),
+        "{bytes:?}"
+    );
+    assert!(device.zero(2047 * 4096, 4097).is_err());
+}

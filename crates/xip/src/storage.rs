@@ -180,11 +180,11 @@ impl Device for Backing {
         on!(&self.storage, device => device.store(at, from))
     }
 
-    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+    fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
         if !self.writable {
             return Err(Error::ReadOnly);
         }
-        on!(&self.storage, device => device.zero(first, count))
+        on!(&self.storage, device => device.zero(at, len))
     }
 
     fn flush(&self, at: u64, len: u64) -> Result<(), Error> {

@@ -129,10 +129,10 @@ impl Device for Recorder {
         Ok(())
     }
 
-    fn zero(&self, first: PageNo, count: u64) -> Result<(), Error> {
+    fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
         self.catch_up();
-        self.memory.zero(first, count)?;
-        self.record(first.0 * PAGE_SIZE as u64, &vec![0; usize::try_from(count).unwrap() * PAGE_SIZE]);
+        self.memory.zero(at, len)?;
+        self.record(at, &vec![0; usize::try_from(len).unwrap()]);
         Ok(())
     }
 
