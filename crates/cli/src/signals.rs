@@ -1,6 +1,7 @@
 //! Ctrl-C that cleans up, and death by the signal that a program died of.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,9 +25,54 @@ impl Interrupt {
         Ok(Interrupt { signal })
     }
 
+    /// The signal that came since this was asked last.
+    fn take(&self) -> Option<i32> {
+        i32::try_from(self.signal.swap(0, Ordering::Relaxed)).ok().filter(|number| *number != 0)
+    }
+
     /// The signal that asked us to stop.
     pub(crate) fn asked(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|number| *number != 0)
+    }
+}
+
+/// Waits for a signal that asks to stop, or for a thread of ours that has ended.
+pub(crate) struct Waiting {
+    interrupt: Interrupt,
+    woken: UnixStream,
+    waker: UnixStream,
+}
+
+/// For the thread that is waited for.
+pub(crate) struct Waker(UnixStream);
+
+impl Waiting {
+    /// From here on SIGINT, SIGTERM and SIGHUP are waited for instead of ending the process.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let interrupt = Interrupt::catch()?;
+        let (woken, waker) = UnixStream::pair()?;
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            // After the number is known: handlers run in the order in which they are registered.
+            low_level::pipe::register(number, waker.try_clone()?)?;
+        }
+        Ok(Waiting { interrupt, woken, waker })
+    }
+
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Ok(Waker(self.waker.try_clone()?))
+    }
+
+    /// The signal that came; `None` when it was a thread, or nothing.
+    pub(crate) fn wait(&self) -> Option<i32> {
+        let read = (&self.woken).read(&mut [0]);
+        read.ok().and_then(|_| self.interrupt.take())
+    }
+}
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        // If nobody reads, nobody waits.
+        let _ = (&self.0).write(&[0]);
     }
 }
 
