@@ -304,8 +304,9 @@ impl Filesystem for Server {
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         tracing::trace!(ino = ino.0, offset, "readdir");
-        let read = self.live.read_dir(ino.0, offset, &mut |number, kind, name, next| {
-            !reply.add(INodeNo(number), next, file_type(kind), OsStr::from_bytes(name))
+        let read = self.live.read_dir(ino.0, offset, &mut |entry| {
+            let kind = file_type(entry.kind.unwrap_or(Kind::Regular));
+            !reply.add(INodeNo(entry.ino), entry.next, kind, entry.name)
         });
         match read {
             Ok(()) => reply.ok(),

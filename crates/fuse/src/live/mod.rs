@@ -9,11 +9,12 @@ mod acl;
 mod io;
 mod nodes;
 
-use crate::tree::{Attributes, Errno, id_of, inode_of};
+use crate::tree::{Attributes, Entry, Errno, id_of, inode_of};
 use acl::Acl;
 pub(crate) use io::Space;
 use nodes::Nodes;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use xip::{InodeNo, Inodes, Kind, NewInode, NewKind, Rename, SetAttributes, Volume, VolumeError};
 
 const ENOENT: Errno = rustix::io::Errno::NOENT.raw_os_error();
@@ -233,18 +234,13 @@ impl Live {
         }
     }
 
-    /// Calls `each` with the entries of a directory from `cursor` on until it returns false: number to show, kind, name, and
-    /// where the next one is.
-    pub(crate) fn read_dir(
-        &self,
-        id: u64,
-        cursor: u64,
-        each: &mut dyn FnMut(u64, Kind, &[u8], u64) -> bool,
-    ) -> Result<(), Errno> {
+    /// Calls `each` with the entries of a directory from `cursor` on until it returns false.
+    pub(crate) fn read_dir(&self, id: u64, cursor: u64, each: &mut dyn FnMut(Entry<'_>) -> bool) -> Result<(), Errno> {
         let read = self.inodes().read_dir(number(id)?, cursor, &mut |entry| {
             // Where the directory does not say it, the inode does, as long as it is there.
-            let kind = entry.kind.or_else(|| self.inodes().kind(entry.ino).ok()).unwrap_or(Kind::Regular);
-            each(entry.ino.0.into(), kind, entry.name, entry.next)
+            let kind = entry.kind.or_else(|| self.inodes().kind(entry.ino).ok());
+            let (id, ino, name) = (id_of(entry.ino), entry.ino.0.into(), OsStr::from_bytes(entry.name));
+            each(Entry { id, ino, name, kind, next: entry.next })
         });
         read.map_err(errno)
     }
