@@ -237,12 +237,12 @@ fn an_image_that_somebody_has_is_not_repaired_and_one_that_is_written_not_checke
     leak(&image, 1);
     let bytes = fs::read(&image).unwrap();
     let reader = Locker::new(&image, "--shared");
-    let name = format!("({}): end or unmount", reader.0.id());
+    let name = format!("process {} (", reader.0.id());
     finds(place.run(["check", text(&image)]), &["leak"]);
     place.run(["check", "--repair", text(&image)]).fails(1).says("files.xip is in use by").says(&name);
     drop(reader);
     let writer = Locker::new(&image, "--exclusive");
-    let name = format!("({}): end or unmount", writer.0.id());
+    let name = format!("process {} (", writer.0.id());
     place.run(["check", text(&image)]).fails(1).says(&name);
     place.run(["check", "--repair", text(&image)]).fails(1).says(&name);
     assert!(bytes == fs::read(&image).unwrap());

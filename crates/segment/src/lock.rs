@@ -52,7 +52,7 @@ fn holder(file: BorrowedFd<'_>) -> String {
     // The process that took the lock may have ended, and another of its family have it now.
     let command = pid.and_then(|pid| fs::read(format!("/proc/{pid}/comm")).ok().map(|name| (name, pid)));
     match command {
-        Some((name, pid)) => format!("{} ({pid})", String::from_utf8_lossy(&name).trim_end().escape_debug()),
+        Some((name, pid)) => format!("process {pid} ({})", String::from_utf8_lossy(&name).trim_end().escape_debug()),
         None => "another process".into(),
     }
 }

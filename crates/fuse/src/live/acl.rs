@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_refused() {
-        for bad in [&b""[..], &[2, 0, 0, 0], &[1, 0, 0, 0, 1, 0, 7, 0], &list(&NAMED)[..20]] {
+        for bad in [&b""[..], &[2, 0, 0, 0], &[1, 0, 0, 0, 1, 0, 7, 0], &list(&NAMED)[..21]] {
             assert!(Acl::parse(bad).is_err());
         }
     }
