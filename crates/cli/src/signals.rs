@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -36,15 +36,19 @@ impl Interrupt {
     }
 }
 
-/// Waits for a signal that asks to stop, or for a thread of ours that has ended.
+/// Waits for a signal that asks to stop, or for the end of something.
 pub(crate) struct Waiting {
     interrupt: Interrupt,
+    ended: Arc<AtomicBool>,
     woken: UnixStream,
     waker: UnixStream,
 }
 
-/// For the thread that is waited for.
-pub(crate) struct Waker(UnixStream);
+/// For the thread that knows of the end.
+pub(crate) struct Waker {
+    ended: Arc<AtomicBool>,
+    waker: UnixStream,
+}
 
 impl Waiting {
     /// From here on SIGINT, SIGTERM and SIGHUP are waited for instead of ending the process.
@@ -55,24 +59,33 @@ impl Waiting {
             // After the number is known: handlers run in the order in which they are registered.
             low_level::pipe::register(number, waker.try_clone()?)?;
         }
-        Ok(Waiting { interrupt, woken, waker })
+        Ok(Waiting { interrupt, ended: Arc::default(), woken, waker })
     }
 
     pub(crate) fn waker(&self) -> io::Result<Waker> {
-        Ok(Waker(self.waker.try_clone()?))
+        Ok(Waker { ended: Arc::clone(&self.ended), waker: self.waker.try_clone()? })
     }
 
-    /// The signal that came; `None` when it was a thread, or nothing.
+    /// The next signal; `None` at the end.
     pub(crate) fn wait(&self) -> Option<i32> {
-        let read = (&self.woken).read(&mut [0]);
-        read.ok().and_then(|_| self.interrupt.take())
+        loop {
+            if self.ended.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(signal) = self.interrupt.take() {
+                return Some(signal);
+            }
+            // Whoever changes one of these writes a byte then, so that the next look sees it.
+            (&self.woken).read(&mut [0]).ok()?;
+        }
     }
 }
 
 impl Waker {
-    pub(crate) fn wake(&self) {
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
         // If nobody reads, nobody waits.
-        let _ = (&self.0).write(&[0]);
+        let _ = (&self.waker).write(&[0]);
     }
 }
 

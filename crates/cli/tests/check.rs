@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use common::{Place, Ran};
+use common::{Place, Ran, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The exit code for what is wrong and not mended, and that of e2fsck for the same.
@@ -29,10 +29,6 @@ fn image(place: &Place, lose: usize) -> PathBuf {
     let image = place.path("files.xip");
     place.run(["build", text(&tree), text(&image), "--free", "1M"]).succeeds();
     image
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// Changes an image behind the back of everybody.
@@ -258,7 +254,7 @@ fn an_image_that_a_program_writes_is_not_checked_and_is_mended_when_the_program_
     let image = image(&place, 1);
     let reader = xip::Volume::open(&image).unwrap();
     place.run(["check", text(&image)]).succeeds();
-    let name = format!("({}): end or unmount", std::process::id());
+    let name = format!("process {} (", std::process::id());
     place.run(["check", "--repair", text(&image)]).fails(1).says(&name);
     drop(reader);
     let writer = xip::Volume::open_writable(&image).unwrap();

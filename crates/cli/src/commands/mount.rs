@@ -107,12 +107,11 @@ impl Args {
         let waker = waiting.waker()?;
         let served = std::thread::spawn(move || {
             let ended = session.wait();
-            waker.wake();
+            waker.end();
             ended
         });
         let mut detached = false;
-        while !served.is_finished() {
-            let Some(signal) = waiting.wait() else { continue };
+        while let Some(signal) = waiting.wait() {
             if detached {
                 // The second time: those who still use it get errors. All that they have done is in the image.
                 volume.sync()?;
