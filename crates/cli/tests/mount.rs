@@ -190,6 +190,12 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
     mounts.place.run(["mount", &image, &image]).fails(1).says("not a directory");
     mounts.place.run(["mount", &image, "/none/such"]).fails(1).says("/none/such");
     mounts.place.run(["mount", &image, &mnt, "-o", "rw,fast"]).fails(2).says("fast");
+    let attached = Command::new("losetup").args(["-f", "--show", &image]).output().unwrap();
+    let device = String::from_utf8(attached.stdout).unwrap();
+    for arguments in [["mount", &image, &mnt], ["load", &image, "--json"]] {
+        mounts.place.run(arguments).fails(1).says("is in use by /dev/loop");
+    }
+    assert!(Command::new("losetup").args(["-d", device.trim()]).status().unwrap().success());
     mounts.place.run(["umount", &mnt]).fails(1).says("no volume is mounted").says("findmnt");
     mounts.place.run(["umount", "/proc"]).fails(1).says("no volume is mounted");
     mounts.place.run(["save", "nothing"]).fails(1).says("nothing");

@@ -204,3 +204,15 @@ pub fn unmount(directory: &Path, detach: bool) -> Result<(), Error> {
         Err(errno) => Err(failed(errno.into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_helper_gets_every_option_and_a_source_that_is_one_word() {
+        let options = MountOptions { source: "a,b\\c d".into(), executable: false, ..MountOptions::default() };
+        let words = "default_permissions,subtype=xip,ro,nosuid,nodev,noexec,noatime,allow_other,fsname=a\\,b\\\\c d";
+        assert_eq!(options.words(), words);
+    }
+}

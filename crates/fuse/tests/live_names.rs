@@ -205,6 +205,23 @@ fn times_are_set_kept_and_moved() {
     let (_, (now, _)) = set(time(0, UTIME_OMIT), time(0, UTIME_NOW));
     assert!(now > 1_700_000_000);
 
+    // `relatime` and `noatime`, of a read that reaches the volume.
+    let read = || {
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&path).unwrap();
+        file.read_at(&mut [0; 4096], 0).unwrap();
+        fs::metadata(&path).unwrap().atime()
+    };
+    set(time(1000, 0), time(2000, 0));
+    assert!(read() > 1_700_000_000);
+    world.volume.set_access_times(false);
+    set(time(1000, 0), time(2000, 0));
+    assert_eq!(read(), 1000);
+
+    // The format ends in 1901 and 2446: clipped, and nobody falls over it.
+    let ((oldest, _), (newest, _)) = set(time(i64::MIN, 5), time(i64::MAX, 5));
+    assert_eq!((oldest, newest), (i64::from(i32::MIN), i64::from(i32::MIN) + (1 << 34) - 1));
+
     let ctime = || fs::metadata(&path).map(|now| (now.ctime(), now.ctime_nsec())).unwrap();
     let changes: [&dyn Fn(); 5] = [
         &|| set_mode(&path, 0o600),
@@ -307,6 +324,11 @@ fn set_id_bits_go_with_the_write_of_another_and_with_a_new_owner() {
     assert!(as_user(&world.mount, "echo more >> program").1);
     // Without execution by the group it is no set-id bit.
     assert_eq!(mode(&path), 0o2767);
+    // Capabilities of the program go likewise.
+    let capability = [&[1, 0, 0, 2, 0, 0x20][..], &[0; 14]].concat();
+    set_xattr(&path, "security.capability", &capability, XattrFlags::empty()).unwrap();
+    assert!(as_user(&world.mount, "echo more >> program").1);
+    assert_eq!(xattr(&path, "security.capability"), None);
     world.ends();
 }
 

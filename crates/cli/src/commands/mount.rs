@@ -4,7 +4,7 @@
 //! socket, that the mount can be used, and until then its errors are this one's.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ impl Args {
             }
             detached = true;
         }
-        served.join().unwrap_or(Ok(()))?;
+        served.join().unwrap_or_else(|_| Err(xip_fuse::Error::Served(io::Error::other("its thread panicked"))))?;
         volume.close()?;
         Ok(ExitCode::SUCCESS)
     }
