@@ -40,6 +40,9 @@ Examples:
 /// Set for the process that serves in the background.
 const SERVER: &str = "XIP_MOUNT_SERVER";
 
+/// Some of them wait for the disk, in `fsync`, while others are to be answered.
+const THREADS: usize = 8;
+
 /// Mount an image or a segment as a directory
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
@@ -96,7 +99,8 @@ impl Args {
         let waiting = Waiting::begin()?;
         let directory = directory(&self.directory)?;
         let (volume, how) = self.open()?;
-        let mut session = xip_fuse::mount(&directory, &volume, &how, &ServeOptions::default())?;
+        let serve = ServeOptions { threads: THREADS, ..ServeOptions::default() };
+        let mut session = xip_fuse::mount(&directory, &volume, &how, &serve)?;
         let unmounted = || xip_fuse::unmount(&directory, true);
         let ready = self.tell(output, &directory, &how).and_then(|()| if in_background { leave() } else { Ok(()) });
         if let Err(failure) = ready {

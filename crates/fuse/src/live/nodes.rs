@@ -16,9 +16,10 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Node {
     held: Held,
-    /// Opened when first used: to write as one whose writes leave set-id bits alone, and as one whose do not.
-    keeping: OnceLock<File>,
-    dropping: OnceLock<File>,
+    /// Opened when first used: to write as one whose writes leave set-id bits alone, and as one whose do not. Apart, as the
+    /// kernel knows many more inodes than are read and written.
+    keeping: OnceLock<Box<File>>,
+    dropping: OnceLock<Box<File>>,
 }
 
 impl Node {
@@ -35,7 +36,7 @@ impl Node {
         let options = OpenOptions::new().read(true).write(true).keep_set_id(keep_set_id).clone();
         let opened = volume.inodes().open(self.ino(), &options)?;
         // Another thread may have been faster: then that one is used.
-        Ok(place.get_or_init(|| opened))
+        Ok(place.get_or_init(|| Box::new(opened)))
     }
 }
 
