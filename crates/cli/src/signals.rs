@@ -76,7 +76,7 @@ impl Waiting {
                 return Some(signal);
             }
             // Whoever changes one of these writes a byte then, so that the next look sees it.
-            (&self.woken).read(&mut [0]).ok()?;
+            (&self.woken).read_exact(&mut [0]).ok()?;
         }
     }
 }

@@ -6,6 +6,7 @@
 //!   object mapped into it, and of a file that is only read and written.
 //! * A [`Store`] is a user's segments by name: [`Store::load`] brings an image into memory that nobody can write or
 //!   shrink, [`Store::get`] gives it to whoever the directory allows, and [`holder`] says what keeps it there.
+//! * [`lock`] sees to it that one writes an image, or many read it, and names whoever has it.
 //! * [`Segment::stat`] tells who shares a segment, and what that saves, in the kernel's figures.
 //!
 //! `docs/segments.md` is the page for users.
