@@ -1,8 +1,9 @@
 //! Ctrl-C that cleans up, and death by the signal that a program died of.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -24,9 +25,67 @@ impl Interrupt {
         Ok(Interrupt { signal })
     }
 
+    /// The signal that came since this was asked last.
+    fn take(&self) -> Option<i32> {
+        i32::try_from(self.signal.swap(0, Ordering::Relaxed)).ok().filter(|number| *number != 0)
+    }
+
     /// The signal that asked us to stop.
     pub(crate) fn asked(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|number| *number != 0)
+    }
+}
+
+/// Waits for a signal that asks to stop, or for the end of something.
+pub(crate) struct Waiting {
+    interrupt: Interrupt,
+    ended: Arc<AtomicBool>,
+    woken: UnixStream,
+    waker: UnixStream,
+}
+
+/// For the thread that knows of the end.
+pub(crate) struct Waker {
+    ended: Arc<AtomicBool>,
+    waker: UnixStream,
+}
+
+impl Waiting {
+    /// From here on SIGINT, SIGTERM and SIGHUP are waited for instead of ending the process.
+    pub(crate) fn begin() -> io::Result<Self> {
+        let interrupt = Interrupt::catch()?;
+        let (woken, waker) = UnixStream::pair()?;
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            // After the number is known: handlers run in the order in which they are registered.
+            low_level::pipe::register(number, waker.try_clone()?)?;
+        }
+        Ok(Waiting { interrupt, ended: Arc::default(), woken, waker })
+    }
+
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Ok(Waker { ended: Arc::clone(&self.ended), waker: self.waker.try_clone()? })
+    }
+
+    /// The next signal; `None` at the end.
+    pub(crate) fn wait(&self) -> Option<i32> {
+        loop {
+            if self.ended.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(signal) = self.interrupt.take() {
+                return Some(signal);
+            }
+            // Whoever changes one of these writes a byte then, so that the next look sees it.
+            (&self.woken).read_exact(&mut [0]).ok()?;
+        }
+    }
+}
+
+impl Waker {
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        // If nobody reads, nobody waits.
+        let _ = (&self.waker).write(&[0]);
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use common::{Place, Ran};
+use common::{Place, Ran, text};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The exit code for what is wrong and not mended, and that of e2fsck for the same.
@@ -29,10 +29,6 @@ fn image(place: &Place, lose: usize) -> PathBuf {
     let image = place.path("files.xip");
     place.run(["build", text(&tree), text(&image), "--free", "1M"]).succeeds();
     image
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// Changes an image behind the back of everybody.
@@ -237,12 +233,12 @@ fn an_image_that_somebody_has_is_not_repaired_and_one_that_is_written_not_checke
     leak(&image, 1);
     let bytes = fs::read(&image).unwrap();
     let reader = Locker::new(&image, "--shared");
-    let name = format!("({}): end or unmount", reader.0.id());
+    let name = format!("process {} (", reader.0.id());
     finds(place.run(["check", text(&image)]), &["leak"]);
     place.run(["check", "--repair", text(&image)]).fails(1).says("files.xip is in use by").says(&name);
     drop(reader);
     let writer = Locker::new(&image, "--exclusive");
-    let name = format!("({}): end or unmount", writer.0.id());
+    let name = format!("process {} (", writer.0.id());
     place.run(["check", text(&image)]).fails(1).says(&name);
     place.run(["check", "--repair", text(&image)]).fails(1).says(&name);
     assert!(bytes == fs::read(&image).unwrap());
@@ -258,7 +254,7 @@ fn an_image_that_a_program_writes_is_not_checked_and_is_mended_when_the_program_
     let image = image(&place, 1);
     let reader = xip::Volume::open(&image).unwrap();
     place.run(["check", text(&image)]).succeeds();
-    let name = format!("({}): end or unmount", std::process::id());
+    let name = format!("process {} (", std::process::id());
     place.run(["check", "--repair", text(&image)]).fails(1).says(&name);
     drop(reader);
     let writer = xip::Volume::open_writable(&image).unwrap();

@@ -56,6 +56,11 @@ pub trait Env {
     /// Waits until no one else holds `what`.
     fn exclusive(&self, what: LockId) -> Self::Guard<'_>;
 
+    /// Whether reading a file changes its time of last access, as `noatime` says it does not.
+    fn access_times(&self) -> bool {
+        true
+    }
+
     /// Asked for each run of pages that a regular file has just lost, before they are reused (contract 6). The file's
     /// lock is held exclusively: who pins a page of a file does so under that file's lock, so no pin can come between
     /// the question and the answer. By default there are no pins.

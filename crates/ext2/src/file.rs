@@ -107,7 +107,7 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
 
     fn accessed(&self) {
         const DAY: i64 = 86_400;
-        if self.volume.read_only.is_some() {
+        if self.volume.read_only.is_some() || !self.volume.env.access_times() {
             return;
         }
         // `relatime`: only when it would otherwise lie before the last change, or by more than a day. Reading has

@@ -165,7 +165,7 @@ impl Inode {
 }
 
 /// What to change of an inode; `None` stays as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SetAttributes {
     /// Permission bits, with set-id and sticky.
     pub permissions: Option<u16>,

@@ -85,6 +85,11 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         let mut record = self.new_record(new)?;
         let number = self.reserve_inode(parent, is_directory)?;
+        let before = self.raw_inode(number)?;
+        if before.dtime() != 0 {
+            // The number was another file's: who still has both number and generation of that finds out.
+            record.set_generation(before.generation().wrapping_add(1));
+        }
         let mut counted = false;
         let made = self.make(number, parent, new, &mut record).and_then(|()| {
             if is_directory {

@@ -111,6 +111,22 @@ fn a_file_without_names_is_used_until_it_is_released() {
     fsck(&volume);
 }
 
+/// What an old file handle has, a number and a generation, is never another file.
+#[test]
+fn a_number_that_is_used_again_has_another_generation() {
+    let volume = volume(256, 64);
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let number = make(&volume, InodeNo::ROOT, "f", NewKind::Regular);
+        let found = (number, volume.inode(number).unwrap().generation);
+        assert!(!seen.contains(&found));
+        seen.push(found);
+        release(&volume, volume.unlink(InodeNo::ROOT, b"f").unwrap());
+    }
+    assert!(seen.iter().any(|&(number, generation)| number == seen[0].0 && generation > seen[0].1));
+    fsck(&volume);
+}
+
 #[test]
 fn unlink_and_rmdir_tell_files_from_directories() {
     let volume = volume(512, 64);

@@ -21,8 +21,16 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// `fusermount3`, which mounts for those who are not root, cannot: `EPERM`.
+    #[error("{}: {why}", at.display())]
+    Helper {
+        /// The directory.
+        at: PathBuf,
+        /// What it said.
+        why: String,
+    },
     /// The kernel refuses to unmount, for instance because files are open: the errno of the call.
-    #[error("cannot unmount {}: {source}; end the programs that use it first", at.display())]
+    #[error("cannot unmount {}: {source}{}", at.display(), unmount_remedy(source))]
     Unmount {
         /// The directory.
         at: PathBuf,
@@ -52,6 +60,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Device { source } | Self::Mount { source, .. } | Self::Unmount { source, .. } => errno_of(source),
+            Self::Helper { .. } => rustix::io::Errno::PERM.raw_os_error(),
             Self::Handshake(source) | Self::Served(source) => errno_of(source),
             Self::MountPoint { errno, .. } => *errno,
         }
@@ -69,6 +78,14 @@ fn device_remedy(source: &io::Error) -> &'static str {
             "it is closed to this user: chmod 666 /dev/fuse; where its group may open it, join that"
         }
         _ => "FUSE is not usable here",
+    }
+}
+
+fn unmount_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::ResourceBusy => "; end the programs that use it first",
+        io::ErrorKind::InvalidInput => ": nothing is mounted there",
+        _ => "",
     }
 }
 

@@ -5,15 +5,21 @@
 //! not execute in place: a file *mapped* through it is copied to the page cache. Whoever wants mappings in place replaces them by mappings of
 //! the segment, as the runner does.
 //!
-//! Two ways in: [`mount`] for a directory, as root; [`serve`] for a mount that someone made elsewhere, such as inside a
+//! A volume that can be written (`Volume::open_writable`) is served to be written, any other to be read. What a finished
+//! call on the mount did is in the image, whatever becomes of the process that serves it; `docs/mount.md` says what holds.
+//!
+//! Two ways in: [`mount`] for a directory; [`serve`] for a mount that someone made elsewhere, such as inside a
 //! user namespace, with [`mount_device`].
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let volume = xip::Volume::open("tools.xip")?;
-//! let mut session = xip_fuse::mount("/mnt".as_ref(), &volume, &Default::default())?;
-//! println!("{}", std::fs::read_to_string("/mnt/etc/os-release")?);
+//! use xip_fuse::MountOptions;
+//! let volume = xip::Volume::open_writable("data.xip")?;
+//! let how = MountOptions { read_only: false, ..MountOptions::default() };
+//! let mut session = xip_fuse::mount("/mnt".as_ref(), &volume, &how, &Default::default())?;
+//! std::fs::write("/mnt/greeting", "hello")?;
 //! session.unmount()?;
+//! volume.close()?;
 //! # Ok(())
 //! # }
 //! ```
@@ -21,6 +27,7 @@
 
 mod adapter;
 mod error;
+mod live;
 mod mount;
 mod reads;
 mod session;
@@ -28,6 +35,6 @@ mod synthetic;
 mod tree;
 
 pub use error::Error;
-pub use mount::mount_device;
+pub use mount::{MountOptions, mount_device, unmount};
 pub use session::{ServeOptions, Session, mount, serve};
 pub use synthetic::MountPoint;

@@ -2,12 +2,15 @@
 
 use crate::adapter;
 use crate::error::Error;
-use crate::mount::{mount_device, unmount};
+use crate::live::Live;
+use crate::mount::{MountOptions, mount_device_for_anyone, unmount};
 use crate::synthetic::{MountPoint, MountPoints};
 use crate::tree::Tree;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use xip::Volume;
+
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 
 /// How a volume is served.
 #[derive(Clone, Debug)]
@@ -20,10 +23,9 @@ pub struct ServeOptions {
     /// How many bytes that were read the kernel may have in its page cache, as a second copy, before it is told to let go of
     /// them; what it maps from there counts too. `None`, the default: as many as it likes, as of other file systems.
     pub page_cache_limit: Option<u64>,
-    /// Mount points to show where the image has nothing, with the directories above them.
+    /// Mount points to show where the image has nothing, with the directories above them. Only of a volume that cannot be
+    /// written: elsewhere they can be made.
     pub mount_points: Vec<(PathBuf, MountPoint)>,
-    /// Set-id bits and file capabilities count. Only for [`mount`].
-    pub set_id: bool,
 }
 
 impl Default for ServeOptions {
@@ -31,7 +33,7 @@ impl Default for ServeOptions {
         // More would only take turns; one would make a second reader wait.
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
         let mount_points = Vec::new();
-        Self { threads, read_ahead: 128 << 10, page_cache_limit: None, mount_points, set_id: false }
+        Self { threads, read_ahead: 128 << 10, page_cache_limit: None, mount_points }
     }
 }
 
@@ -44,23 +46,34 @@ pub struct Session {
     mounted: Option<PathBuf>,
 }
 
-/// Serves `volume` to the descriptor of a mount that exists already ([`mount_device`], in whatever namespace). Returns
-/// when the kernel has agreed; threads of this process then answer.
+/// Serves `volume` to the descriptor of a mount that exists already ([`mount_device`](crate::mount_device), in whatever
+/// namespace). Returns when the kernel has agreed; threads of this process then answer.
+///
+/// A volume that can be written is served to be written: nobody else uses it then, not even other clones in this process, as the
+/// kernel keeps what it was told.
 ///
 /// # Errors
 /// [`Error::MountPoint`], [`Error::Handshake`].
 pub fn serve(device: OwnedFd, volume: &Volume, options: &ServeOptions) -> Result<Session, Error> {
+    if volume.is_writable() {
+        if let Some((path, _)) = options.mount_points.first() {
+            let why = "the volume can be written: make it there".into();
+            return Err(Error::MountPoint { path: path.clone(), why, errno: EINVAL });
+        }
+        let serving = adapter::serve_live(device, Live::new(volume.clone()), options)?;
+        return Ok(Session { serving: Some(serving), mounted: None });
+    }
     let points = MountPoints::new(volume, &options.mount_points)?;
     let tree = Tree::new(volume.clone(), points);
-    Ok(Session { serving: Some(adapter::serve(device, tree, options)?), mounted: None })
+    Ok(Session { serving: Some(adapter::serve_frozen(device, tree, options)?), mounted: None })
 }
 
-/// Mounts `volume` at `directory` and serves it.
+/// Mounts `volume` at `directory` and serves it; by `fusermount3`, where only root may mount.
 ///
 /// # Errors
-/// As [`mount_device`] and [`serve`].
-pub fn mount(directory: &Path, volume: &Volume, options: &ServeOptions) -> Result<Session, Error> {
-    let device = mount_device(directory, options.set_id)?;
+/// As [`mount_device`](crate::mount_device) and [`serve`]; [`Error::Helper`].
+pub fn mount(directory: &Path, volume: &Volume, how: &MountOptions, options: &ServeOptions) -> Result<Session, Error> {
+    let device = mount_device_for_anyone(directory, how)?;
     match serve(device, volume, options) {
         Ok(mut session) => {
             session.mounted = Some(directory.into());
@@ -93,7 +106,10 @@ impl Session {
     /// # Errors
     /// [`Error::Served`].
     pub fn wait(&mut self) -> Result<(), Error> {
-        self.serving.take().map_or(Ok(()), adapter::Serving::wait)
+        self.serving.take().map_or(Ok(()), adapter::Serving::wait)?;
+        // What is mounted there from now on is somebody else's.
+        self.mounted = None;
+        Ok(())
     }
 
     /// Lifts [`ServeOptions::page_cache_limit`]: programs map files through the mount after all, and would wait for what

@@ -10,7 +10,7 @@ pub(crate) type Errno = i32;
 pub(crate) const ENOENT: Errno = 2;
 
 /// FUSE's root.
-const FUSE_ROOT: u64 = 1;
+pub(crate) const FUSE_ROOT: u64 = 1;
 
 /// Where in a directory the synthetic entries begin: beyond what ext2's own cursors, positions in bytes, reach in any
 /// directory that is not absurd, and still a position that a 32-bit program can hold.
@@ -39,6 +39,25 @@ pub(crate) struct Entry<'a> {
     pub(crate) next: u64,
 }
 
+/// The number that the kernel knows an inode by: its own. Only 1 and 2 change places, since FUSE calls the root 1 and
+/// ext2 calls it 2 (ext2's 1 is the list of bad blocks, which no name leads to).
+pub(crate) fn id_of(ino: InodeNo) -> u64 {
+    match ino {
+        InodeNo::ROOT => FUSE_ROOT,
+        InodeNo(1) => u64::from(InodeNo::ROOT.0),
+        InodeNo(number) => number.into(),
+    }
+}
+
+/// The inode that the kernel knows by `id`; `None` for what no inode's number can be.
+pub(crate) fn inode_of(id: u64) -> Option<InodeNo> {
+    match id {
+        FUSE_ROOT => Some(InodeNo::ROOT),
+        2 => Some(InodeNo(1)),
+        _ => u32::try_from(id).ok().map(InodeNo),
+    }
+}
+
 pub(crate) struct Tree {
     pub(crate) volume: Volume,
     points: MountPoints,
@@ -49,14 +68,10 @@ impl Tree {
         Self { volume, points }
     }
 
-    /// The number that the kernel knows a node by: the inode's own. Only 1 and 2 change places, since FUSE calls the
-    /// root 1 and ext2 calls it 2 (ext2's 1 is the list of bad blocks, which no name leads to). Synthetic nodes come
-    /// after the volume's last inode.
+    /// The number that the kernel knows a node by. Synthetic nodes come after the volume's last inode.
     fn id(&self, node: Node) -> u64 {
         match node {
-            Node::Volume(InodeNo::ROOT) => FUSE_ROOT,
-            Node::Volume(InodeNo(1)) => u64::from(InodeNo::ROOT.0),
-            Node::Volume(InodeNo(number)) => number.into(),
+            Node::Volume(ino) => id_of(ino),
             Node::Synthetic(index) => u64::from(self.volume.geometry().inodes) + 1 + index as u64,
         }
     }
@@ -71,10 +86,8 @@ impl Tree {
 
     pub(crate) fn node(&self, id: u64) -> Result<Node, Errno> {
         let inodes = u64::from(self.volume.geometry().inodes);
-        match u32::try_from(id) {
-            Ok(1) => Ok(Node::Volume(InodeNo::ROOT)),
-            Ok(2) => Ok(Node::Volume(InodeNo(1))),
-            Ok(number) if id <= inodes => Ok(Node::Volume(InodeNo(number))),
+        match inode_of(id) {
+            Some(ino) if id <= inodes => Ok(Node::Volume(ino)),
             _ => usize::try_from(id.wrapping_sub(inodes + 1)).map(Node::Synthetic).map_err(|_| ENOENT),
         }
     }

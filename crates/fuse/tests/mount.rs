@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 use xip::Volume;
-use xip_fuse::{MountPoint, ServeOptions, Session, mount};
+use xip_fuse::{MountOptions, MountPoint, ServeOptions, Session, mount};
 
 struct World {
     session: Session,
@@ -35,7 +35,7 @@ fn world(options: &ServeOptions) -> Option<World> {
     common::tree(&tree);
     special_files(&tree);
     let image = common::image(&tree, &dir.path().join("image"), 4096)?;
-    let session = mount(&mountpoint, &Volume::open(image).unwrap(), options).unwrap();
+    let session = mount(&mountpoint, &Volume::open(image).unwrap(), &MountOptions::default(), options).unwrap();
     Some(World { session, tree, mount: mountpoint, dir })
 }
 
@@ -332,7 +332,8 @@ fn a_program_is_executed_from_the_mount() {
     let Some(image) = common::image(&tree, &dir.path().join("image"), 4096) else { return };
     let at = dir.path().join("mnt");
     fs::create_dir(&at).unwrap();
-    let mut session = mount(&at, &Volume::open(image).unwrap(), &ServeOptions::default()).unwrap();
+    let mut session =
+        mount(&at, &Volume::open(image).unwrap(), &MountOptions::default(), &ServeOptions::default()).unwrap();
     for _ in 0..3 {
         let output = Command::new(at.join("sh")).args(["-c", "echo in $(echo place)"]).output().unwrap();
         assert_eq!(output.stdout, b"in place\n");
@@ -390,7 +391,7 @@ fn a_mount_point_below_a_file_is_refused_with_its_path() {
         let at = world.dir.path().join("other");
         fs::create_dir_all(&at).unwrap();
         let options = ServeOptions { mount_points, ..ServeOptions::default() };
-        let error = mount(&at, &volume, &options).unwrap_err();
+        let error = mount(&at, &volume, &MountOptions::default(), &options).unwrap_err();
         assert_eq!(error.errno(), errno, "{error}");
         assert!(error.to_string().contains(path), "{error}");
         // Nothing is left mounted.
@@ -432,7 +433,7 @@ fn a_damaged_image_never_ends_the_server() {
         bad[..4096].copy_from_slice(&good[..4096]);
         fs::write(&image, &bad).unwrap();
         let Ok(volume) = Volume::open(&image) else { continue };
-        let mut session = mount(&world.mount, &volume, &ServeOptions::default()).unwrap();
+        let mut session = mount(&world.mount, &volume, &MountOptions::default(), &ServeOptions::default()).unwrap();
         visit(&world.mount, 0, &mut 3000);
         assert!(!session.is_finished(), "the server ended");
         rustix::fs::statvfs(&world.mount).unwrap();

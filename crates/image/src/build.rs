@@ -132,7 +132,7 @@ impl Build {
             progress.phase(Phase::Sync, info.bytes);
             output.sync()?;
         }
-        output.publish()?;
+        output.publish(self.sync)?;
         Ok(Summary { info, notes: tree.notes })
     }
 

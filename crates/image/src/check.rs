@@ -4,7 +4,6 @@
 //! not a `SIGBUS`. All rules of the format are in [`xip_ext2::check`].
 
 use crate::error::Error;
-use crate::lock::lock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::cell::RefCell;
@@ -31,10 +30,11 @@ use xip_segment::{Access, PlainFile};
 /// but a finding.
 pub fn check(image: &Path, repair: bool, report: &mut dyn FnMut(&Finding)) -> Result<Summary, Error> {
     let file = open(image, repair)?;
-    lock(&file, image, repair)?;
+    let access = if repair { Access::ReadWrite } else { Access::ReadOnly };
+    xip_segment::lock(&file, image, access)?;
     let bytes =
         file.metadata().map_err(|error| Error::Image { image: image.into(), what: "look at the image", error })?;
-    let device = Synced::new(PlainFile::open(file, if repair { Access::ReadWrite } else { Access::ReadOnly })?);
+    let device = Synced::new(PlainFile::open(file, access)?);
     if let Some(finding) = cut_off(&device, bytes.len()) {
         report(&finding);
         return Ok(Summary { damages: 1, ..Summary::default() });

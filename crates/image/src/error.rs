@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The file is no image that could be mapped.
     #[error(transparent)]
-    Device(#[from] xip_segment::Error),
+    Device(xip_segment::Error),
     /// The tree does not fit into the size that was asked for: `ENOSPC`.
     #[error(
         "the tree needs {needed} bytes, more than the {size} that were asked for; give a --size of {needed} or more"
@@ -109,8 +109,17 @@ pub enum Error {
         bytes: usize,
     },
     /// [`Progress::cancelled`](crate::Progress::cancelled) said so: `EINTR`.
-    #[error("the build was interrupted; nothing is left of it")]
+    #[error("interrupted; nothing is left of it")]
     Cancelled,
+}
+
+impl From<xip_segment::Error> for Error {
+    fn from(error: xip_segment::Error) -> Self {
+        match error {
+            xip_segment::Error::Locked { path, holder } => Self::InUse { image: path, by: holder },
+            other => Self::Device(other),
+        }
+    }
 }
 
 impl Error {

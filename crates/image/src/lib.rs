@@ -9,7 +9,8 @@
 //! | `build`, `names`, `data` | the steps of a build; all that is written goes through `xip-ext2` |
 //! | `output` | the image file while it has no name yet |
 //! | `info` | an image that is there |
-//! | `check`, `lock` | what is wrong with one, and how it is repaired; who has it |
+//! | `check` | what is wrong with one, and how it is repaired |
+//! | `save` | a segment becomes an image file again |
 //!
 //! `docs/build.md` is the page for users.
 #![forbid(unsafe_code)]
@@ -21,12 +22,12 @@ mod directory;
 mod error;
 mod info;
 pub mod layout;
-mod lock;
 mod names;
 mod output;
 mod owner;
 mod pattern;
 mod progress;
+mod save;
 mod size;
 mod source;
 mod xattrs;
@@ -39,4 +40,5 @@ pub use info::{Density, Files, Info, Runs, Shape, info};
 pub use owner::{IdRange, Owner};
 pub use pattern::Pattern;
 pub use progress::{Phase, Progress};
+pub use save::save;
 pub use source::{Attribute, Name, Node, NodeId, NodeKind, Note, Sink, Source, Tree};

@@ -77,8 +77,29 @@ impl Output {
         rustix::fs::fdatasync(&self.file).map_err(|error| self.fail("sync the image", error))
     }
 
-    /// Gives the file its name, in place of what had it.
-    pub(crate) fn publish(mut self) -> Result<(), Error> {
+    /// What the file will replace, locked so that nobody begins to use it meanwhile.
+    pub(crate) fn lock_old(&self) -> Result<Option<File>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty()) {
+            Ok(old) => {
+                xip_segment::lock(&old, &self.image, xip_segment::Access::ReadWrite)?;
+                Ok(Some(old.into()))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.fail("look at what is there", error)),
+        }
+    }
+
+    /// Gives the file its name, in place of what had it. With `durable`, waits until the name is on storage.
+    pub(crate) fn publish(mut self, durable: bool) -> Result<(), Error> {
+        self.name_it()?;
+        if durable {
+            rustix::fs::fsync(&self.directory).map_err(|error| self.fail("sync the directory of the image", error))?;
+        }
+        Ok(())
+    }
+
+    fn name_it(&mut self) -> Result<(), Error> {
         let temporary = match self.temporary.take() {
             Some(temporary) => temporary,
             None => match self.link(&self.name) {
@@ -175,7 +196,7 @@ mod tests {
         for content in ["first", "second"] {
             let output = create_named(&image);
             output.file().unwrap().write_all(content.as_bytes()).unwrap();
-            output.publish().unwrap();
+            output.publish(true).unwrap();
             assert_eq!(names(directory.path()), ["image"]);
             assert_eq!(std::fs::read_to_string(&image).unwrap(), content);
         }
@@ -187,7 +208,7 @@ mod tests {
         let (image, link) = (directory.path().join("image"), directory.path().join("link"));
         std::fs::write(&image, "old").unwrap();
         std::os::unix::fs::symlink("image", &link).unwrap();
-        Output::create(&link).unwrap().publish().unwrap();
+        Output::create(&link).unwrap().publish(false).unwrap();
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(std::fs::read(&image).unwrap(), b"");
     }

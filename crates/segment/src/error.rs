@@ -109,6 +109,14 @@ pub enum Error {
         /// Who uses it.
         users: Vec<crate::stat::User>,
     },
+    /// The image is open to be written, or is to be and is open: `EBUSY`.
+    #[error("{} is in use by {holder}; one program writes an image, or many read it: end or unmount that first", path.display())]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// Who has it, in words.
+        holder: String,
+    },
     /// There is not enough memory: `ENOMEM`.
     #[error(
         "not enough memory for {image}: it needs {} MiB and {} MiB are free; remove segments with `xip rm`, \
@@ -202,7 +210,7 @@ impl Error {
             Self::ForeignDirectory { .. } | Self::OpenParent { .. } => Errno::PERM,
             Self::NoSegment { .. } => Errno::NOENT,
             Self::NameTaken { .. } => Errno::EXIST,
-            Self::InUse { .. } => Errno::BUSY,
+            Self::InUse { .. } | Self::Locked { .. } => Errno::BUSY,
             Self::NoMemory { .. } | Self::AddressSpace { .. } => Errno::NOMEM,
             Self::Changed { .. } => Errno::AGAIN,
             Self::Refused { .. } => Errno::UCLEAN,

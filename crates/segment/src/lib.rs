@@ -6,6 +6,7 @@
 //!   object mapped into it, and of a file that is only read and written.
 //! * A [`Store`] is a user's segments by name: [`Store::load`] brings an image into memory that nobody can write or
 //!   shrink, [`Store::get`] gives it to whoever the directory allows, and [`holder`] says what keeps it there.
+//! * [`lock`] sees to it that one writes an image, or many read it, and names whoever has it.
 //! * [`Segment::stat`] tells who shares a segment, and what that saves, in the kernel's figures.
 //!
 //! `docs/segments.md` is the page for users.
@@ -16,6 +17,7 @@ mod error;
 mod file;
 pub mod holder;
 mod load;
+mod lock;
 mod memory;
 mod name;
 mod plain;
@@ -30,6 +32,7 @@ pub use error::{Error, Result};
 pub use file::{Access, MappedFile};
 pub use holder::Lease;
 pub use load::{Check, Progress};
+pub use lock::lock;
 pub use memory::Memory;
 pub use plain::PlainFile;
 pub use segment::{Info, Segment};

@@ -1,7 +1,7 @@
 //! From an image file to sealed memory that has no name yet.
 
 use crate::error::{Error, Result};
-use crate::file::{MappedFile, file_len};
+use crate::file::{Access, MappedFile, file_len};
 use crate::memory::{Advise, HUGE, Map};
 use crate::segment::{SEALS, Stamp};
 use crate::space;
@@ -38,6 +38,7 @@ impl Image {
         // NONBLOCK: to open a fifo must not wait for its writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(Error::file("open", &path))?;
+        crate::lock(&fd, &path, Access::ReadOnly)?;
         let size = file_len(&fd)?;
         if !size.is_multiple_of(PAGE_BYTES) {
             return Err(Error::NotWholePages { path, bytes: size });

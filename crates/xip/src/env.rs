@@ -5,13 +5,17 @@
 //! is wanted. A volume that cannot change has none.
 
 use rustix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use xip_core::{Env, LockId, Timestamp};
 use xip_ext2::Geometry;
 
 /// The environment of a volume here: with locks where it can be written.
 #[derive(Debug, Default)]
-pub(crate) struct Threads(Option<Box<Locks>>);
+pub(crate) struct Threads {
+    locks: Option<Box<Locks>>,
+    no_access_times: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Locks {
@@ -24,17 +28,22 @@ struct Locks {
 impl Threads {
     /// For a volume that cannot change.
     pub(crate) fn frozen() -> Self {
-        Self(None)
+        Self { locks: None, no_access_times: AtomicBool::new(false) }
     }
 
     /// For a volume of this shape, written by any number of threads.
     pub(crate) fn live(geometry: &Geometry) -> Self {
-        Self(Some(Box::new(Locks {
+        let locks = Locks {
             tree: RwLock::default(),
             inodes: Table::new(geometry.inodes),
             groups: Table::new(geometry.groups),
             superblock: RwLock::default(),
-        })))
+        };
+        Self { locks: Some(Box::new(locks)), ..Self::frozen() }
+    }
+
+    pub(crate) fn set_access_times(&self, kept: bool) {
+        self.no_access_times.store(!kept, Ordering::Relaxed);
     }
 }
 
@@ -114,16 +123,20 @@ impl Env for Threads {
         Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
     }
 
+    fn access_times(&self) -> bool {
+        !self.no_access_times.load(Ordering::Relaxed)
+    }
+
     // Readers of what cannot change go past here at no cost.
 
     #[inline]
     fn shared(&self, what: LockId) -> Guard<'_> {
-        self.0.as_deref().map_or(Guard::None, |locks| locks.shared(what))
+        self.locks.as_deref().map_or(Guard::None, |locks| locks.shared(what))
     }
 
     #[inline]
     fn exclusive(&self, what: LockId) -> Guard<'_> {
-        self.0.as_deref().map_or(Guard::None, |locks| locks.exclusive(what))
+        self.locks.as_deref().map_or(Guard::None, |locks| locks.exclusive(what))
     }
 }
 

@@ -76,7 +76,7 @@ pub enum Error {
     StillInUse,
     /// The image or segment the volume is on.
     #[error(transparent)]
-    Segment(#[from] xip_segment::Error),
+    Segment(xip_segment::Error),
     /// A call of the system below, such as the other end of a `sendfile`: its errno.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -96,6 +96,15 @@ impl Error {
             Self::Io(error) | Self::Image { source: error, .. } => {
                 error.raw_os_error().unwrap_or(xip_core::error::errno::EIO)
             }
+        }
+    }
+}
+
+impl From<xip_segment::Error> for Error {
+    fn from(error: xip_segment::Error) -> Self {
+        match error {
+            xip_segment::Error::Locked { path, holder } => Self::InUse { path, holder },
+            other => Self::Segment(other),
         }
     }
 }

@@ -1,12 +1,10 @@
 //! What a volume can be on, as one type.
 
 use crate::error::Result;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xip_core::{Device, Error, PageNo, Properties, Region, RegionMut};
 use xip_segment::{Access, MappedFile, Memory, PlainFile};
 
@@ -30,7 +28,7 @@ impl Storage {
             let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
             let opened = File::options().read(true).write(write).custom_flags(flags).open(image);
             let file = opened.map_err(|source| crate::Error::Image { path: image.into(), source })?;
-            reserve(file.as_fd(), access, || image.into())?;
+            xip_segment::lock(&file, image, access)?;
             Ok(file)
         };
         Ok(match MappedFile::open(open()?, access) {
@@ -46,35 +44,6 @@ impl Storage {
             Self::Plain(_) | Self::Memory(_) => None,
         }
     }
-}
-
-/// Many readers, or one writer: by a lock on the open file, which ends with the process that has it.
-fn reserve(file: BorrowedFd<'_>, access: Access, path: impl FnOnce() -> std::path::PathBuf) -> Result<()> {
-    let how = match access {
-        Access::ReadOnly => FlockOperation::NonBlockingLockShared,
-        Access::ReadWrite => FlockOperation::NonBlockingLockExclusive,
-    };
-    match flock(file, how) {
-        Err(Errno::WOULDBLOCK) => Err(crate::Error::InUse { path: path(), holder: holder_of(file) }),
-        // A file system without locks cannot tell; that is no reason not to read there.
-        _ => Ok(()),
-    }
-}
-
-/// Who has a lock on this file, for a message.
-fn holder_of(file: BorrowedFd<'_>) -> String {
-    let find = || {
-        let stat = rustix::fs::fstat(file).ok()?;
-        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-        let id = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
-        let locks = std::fs::read_to_string("/proc/locks").ok()?;
-        let line =
-            locks.lines().find(|line| line.contains("FLOCK") && line.split_whitespace().any(|word| word == id))?;
-        let pid: u32 = line.split_whitespace().nth(4)?.parse().ok()?;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Some(format!("process {pid} ({})", name.trim()))
-    };
-    find().unwrap_or_else(|| "another process".into())
 }
 
 impl From<MappedFile> for Storage {
@@ -108,8 +77,8 @@ impl Backing {
         if let Some(fd) = storage.fd()
             && !storage.properties().sealed
         {
-            let name = || format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)).into();
-            reserve(fd, access, || std::fs::read_link::<std::path::PathBuf>(name()).unwrap_or_else(|_| name()))?;
+            let name = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            xip_segment::lock(fd, &std::fs::read_link(&name).unwrap_or(name), access)?;
         }
         Ok(Self { storage, writable: access == Access::ReadWrite })
     }

@@ -185,6 +185,11 @@ impl Volume {
         self.0.is_live()
     }
 
+    /// Whether reading a file changes its time of last access. Unless said otherwise it does, as by `relatime`.
+    pub fn set_access_times(&self, kept: bool) {
+        self.0.fs.env().set_access_times(kept);
+    }
+
     /// Makes everything durable that was done, as far as the storage can: an image on a disk is then on the disk.
     ///
     /// # Errors

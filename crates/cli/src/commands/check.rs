@@ -1,6 +1,5 @@
 //! `xip check`: what is wrong with an image, and its repair.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -64,7 +63,7 @@ struct Found {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
-        let segment = self.segment()?;
+        let segment = segments::named(&self.source)?;
         let found = match &segment {
             Some(segment) if self.repair => return Err(sealed(segment)),
             Some(segment) => {
@@ -80,18 +79,6 @@ impl Args {
             self.print(&found, segment.as_ref(), output)?;
         }
         Ok(if found.summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(NOT_CLEAN) })
-    }
-
-    /// The segment that is meant, by the rule of `xip run`. `None`: an image is.
-    fn segment(&self) -> Result<Option<Segment>, Failure> {
-        let is_path = self.source.as_os_str().as_bytes().contains(&b'/');
-        let Some(name) = self.source.to_str().filter(|_| !is_path) else { return Ok(None) };
-        match segments::store()?.get(name) {
-            Err(xip_segment::Error::NoSegment { .. } | xip_segment::Error::BadName { .. }) if self.source.exists() => {
-                Ok(None)
-            }
-            other => Ok(Some(other?)),
-        }
     }
 
     fn gather<E>(&self, check: impl FnOnce(&mut dyn FnMut(&Finding)) -> Result<Summary, E>) -> Result<Found, E> {

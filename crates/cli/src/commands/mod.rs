@@ -8,10 +8,13 @@ mod info;
 mod load;
 mod ls;
 mod man;
+mod mount;
 mod rm;
 mod run;
+mod save;
 pub(crate) mod segments;
 mod stat;
+mod umount;
 
 pub(crate) use demo::Args as DemoArgs;
 pub(crate) use run::OUR_OWN as RUN_FAILED;
@@ -32,7 +35,10 @@ pub(crate) enum Command {
     Ls(ls::Args),
     Stat(stat::Args),
     Rm(rm::Args),
+    Save(save::Args),
     Run(run::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
     Demo(demo::Args),
     Completion(completion::Args),
     Man(man::Args),
@@ -49,7 +55,10 @@ impl Command {
             Command::Ls(args) => args.run(output).map(done),
             Command::Stat(args) => args.run(output).map(done),
             Command::Rm(args) => args.run().map(done),
+            Command::Save(args) => args.run(output).map(done),
             Command::Run(args) => args.run(output),
+            Command::Mount(args) => args.run(output),
+            Command::Umount(args) => args.run().map(done),
             Command::Demo(args) => args.run(output),
             Command::Completion(args) => args.run(output).map(done),
             Command::Man(args) => args.run(output).map(done),

@@ -1,6 +1,7 @@
 //! What several commands do with segments: find the store, load an image into it.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,6 +33,16 @@ pub(crate) fn list(output: Output) -> Result<Vec<Segment>, Failure> {
 pub(crate) fn warn(problems: &[Error]) {
     for problem in problems {
         let _ = writeln!(std::io::stderr(), "warning: {problem}");
+    }
+}
+
+/// The segment that `source` means: one if there is one of that name. `None`: it is an image, as is anything with a slash.
+pub(crate) fn named(source: &Path) -> Result<Option<Segment>, Failure> {
+    let is_path = source.as_os_str().as_bytes().contains(&b'/');
+    let Some(name) = source.to_str().filter(|_| !is_path) else { return Ok(None) };
+    match store()?.get(name) {
+        Err(Error::NoSegment { .. } | Error::BadName { .. }) if source.exists() => Ok(None),
+        other => Ok(Some(other?)),
     }
 }
 

@@ -67,6 +67,10 @@ pub fn copy_program(program: &str, tree: &Path) {
     }
 }
 
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
 /// How a command ended and what it said.
 pub struct Ran {
     pub output: Output,

@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use xip_fuse::MountOptions;
 
 /// What a message says; its first byte.
 pub(super) mod says {
@@ -158,7 +159,7 @@ fn prepare(plan: &Plan<'_>, channel: &Channel, runner: rustix::process::Pid) -> 
     tell(channel, &[says::UNSHARED], &[])?;
 
     let building = Building::start(&plan.options.binds, |tree| sys::set_read_only(tree.as_fd()))?;
-    let device = xip_fuse::mount_device(&building.volume(), false).map_err(|error| match error {
+    let device = xip_fuse::mount_device(&building.volume(), &MountOptions::default()).map_err(|error| match error {
         xip_fuse::Error::Device { source } => Failure::Fuse(source),
         xip_fuse::Error::Mount { source, .. } => Failure::Step(("mount the volume".into(), source)),
         other => Failure::Step((other.to_string(), io::ErrorKind::Other.into())),

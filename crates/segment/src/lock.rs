@@ -1,39 +1,44 @@
-//! One who writes an image, or many who read it: a lock that ends with its process, however that ends. `xip::Volume` takes the
-//! same.
+//! Who has an image: one who writes it, or many who read it. A lock on the open file (`flock`), which ends with its process,
+//! however that ends, so that a dead holder is never in the way of the next.
 
-use crate::error::Error;
-use rustix::fs::{FlockOperation, fstat, major, minor};
+use crate::error::{Error, Result};
+use crate::file::Access;
+use rustix::fs::{FileType, FlockOperation, flock, fstat, major, minor};
 use rustix::io::Errno;
-use std::fs::{self, File};
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Locks an open image until it is closed, to write it alone or to read it with others.
+/// Locks an open image, which is called `path` in errors, until it is closed: to write it alone, or to read it with others.
+/// Does not wait.
 ///
 /// # Errors
-/// [`Error::InUse`] with whoever has it; the system's.
-pub(crate) fn lock(file: &File, image: &Path, write: bool) -> Result<(), Error> {
+/// [`Error::Locked`] with whoever has it, be it a loop device; to write, also where there are no locks.
+pub fn lock(file: impl AsFd, path: &Path, access: Access) -> Result<()> {
+    let (file, write) = (file.as_fd(), access == Access::ReadWrite);
+    let locked = |holder| Err(Error::Locked { path: path.into(), holder });
     let how = if write { FlockOperation::NonBlockingLockExclusive } else { FlockOperation::NonBlockingLockShared };
     loop {
-        match rustix::fs::flock(file, how) {
+        match flock(file, how) {
             Ok(()) => break,
             Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Error::InUse { image: image.into(), by: holder(file) }),
+            Err(Errno::WOULDBLOCK) => return locked(holder(file)),
             // A file system without locks cannot tell; that is no reason not to read there.
             Err(_) if !write => break,
-            Err(errno) => return Err(xip_segment::Error::File { action: "lock", path: image.into(), errno }.into()),
+            Err(errno) => return Err(Error::File { action: "lock", path: path.into(), errno }),
         }
     }
     // The kernel takes no such lock on the file behind a loop device.
     match loop_device(file, write) {
-        Some(by) => Err(Error::InUse { image: image.into(), by }),
+        Some(device) => locked(device),
         None => Ok(()),
     }
 }
 
 /// Who holds a lock on the file, as far as the kernel tells: it does not where it numbers the file's device otherwise, nor in
 /// another namespace of processes.
-fn holder(file: &File) -> String {
+fn holder(file: BorrowedFd<'_>) -> String {
     let pid = fstat(file).ok().and_then(|stat| {
         let id = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
         let locks = fs::read_to_string("/proc/locks").ok()?;
@@ -47,19 +52,19 @@ fn holder(file: &File) -> String {
     // The process that took the lock may have ended, and another of its family have it now.
     let command = pid.and_then(|pid| fs::read(format!("/proc/{pid}/comm")).ok().map(|name| (name, pid)));
     match command {
-        Some((name, pid)) => format!("{} ({pid})", String::from_utf8_lossy(&name).trim_end().escape_debug()),
+        Some((name, pid)) => format!("process {pid} ({})", String::from_utf8_lossy(&name).trim_end().escape_debug()),
         None => "another process".into(),
     }
 }
 
 /// The loop device that the file stands behind; to read it beside one that is read-only does no harm.
-fn loop_device(file: &File, write: bool) -> Option<String> {
-    let ours = file.metadata().ok()?;
+fn loop_device(file: BorrowedFd<'_>, write: bool) -> Option<String> {
+    let ours = fstat(file).ok().filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)?;
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
         let found = fs::metadata(backing.strip_suffix('\n').unwrap_or(&backing)).ok()?;
         let writes = fs::read_to_string(entry.path().join("ro")).is_ok_and(|text| text.trim() == "0");
-        let same = (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+        let same = (found.dev(), found.ino()) == (ours.st_dev, ours.st_ino);
         (same && (write || writes)).then(|| format!("/dev/{}", entry.file_name().display()))
     })
 }

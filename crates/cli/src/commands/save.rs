@@ -1,0 +1,50 @@
+//! `xip save`: a segment becomes an image file again.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::segments;
+use crate::failure::Failure;
+use crate::output::{Output, printable, size};
+use crate::progress::Progress;
+use crate::signals::Interrupt;
+
+const HELP: &str = "\
+A segment never changes, so what is saved is the image that was loaded: after the file was lost or changed, or to write to a \
+copy of it. The file is written beside what is there and then takes its place; it is on storage when the command ends. An image \
+that somebody uses is not replaced.\n\n\
+Examples:
+  xip save debian                   to the image it was loaded from
+  xip save debian copy.xip && xip mount copy.xip /mnt";
+
+/// Write a segment to an image file
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// The segment
+    segment: String,
+
+    /// The image. Without it, the one that the segment was loaded from
+    image: Option<PathBuf>,
+
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        let segment = segments::store()?.get(&self.segment)?;
+        let info = segment.info();
+        let image = self.image.unwrap_or_else(|| info.image.clone());
+        let progress = Progress::new(&Interrupt::catch()?);
+        xip_image::save(&segment, &image, &progress).map_err(|error| progress.failure(error))?;
+        drop(progress);
+        let name = image.to_string_lossy();
+        if self.json {
+            return output.json(&json!({ "segment": info.name, "image": name, "bytes": info.size }));
+        }
+        output.line(format!("segment {} saved to {}: {}", info.name, printable(&name), size(info.size)))
+    }
+}

@@ -1,0 +1,377 @@
+//! `xip mount`, `xip umount` and `xip save`, as a person uses them; and what is left when the process that serves a mount is
+//! killed. Needs root, and runs what ordinary users do as one; says so where it is missing.
+
+mod common;
+
+use common::{Place, Ran, text};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The user `nobody`, whom every system knows, as `fusermount3` wants it.
+const USER: u32 = 65_534;
+
+/// A place with an empty image and a directory to mount it at.
+struct Mounts {
+    place: Place,
+}
+
+impl Mounts {
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: to mount, this test must be run by root");
+            return None;
+        }
+        let place = Place::new();
+        fs::create_dir(place.path("mnt")).unwrap();
+        xip::Volume::create(place.path("data.xip"), 16 << 20).unwrap().close().unwrap();
+        Some(Self { place })
+    }
+
+    fn image(&self) -> String {
+        text(&self.place.path("data.xip")).to_owned()
+    }
+
+    fn mnt(&self) -> String {
+        text(&self.place.path("mnt")).to_owned()
+    }
+
+    fn at(&self, name: &str) -> std::path::PathBuf {
+        self.place.path("mnt").join(name)
+    }
+
+    /// Mounts the image: the process that serves it.
+    fn mount(&self) -> u32 {
+        let ran = self.place.run(["mount", &self.image(), &self.mnt(), "--json"]).succeeds();
+        u32::try_from(ran.json()["process"].as_u64().unwrap()).unwrap()
+    }
+
+    fn umount(&self) -> Ran {
+        self.place.run(["umount", &self.mnt()])
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", &self.mnt()]).stderr(Stdio::null()).status();
+    }
+}
+
+fn fsck(image: &str) {
+    let fsck = Command::new("e2fsck").args(["-fn", image]).output().unwrap();
+    assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stdout));
+}
+
+fn is_mounted(at: &str) -> bool {
+    fs::read_to_string("/proc/self/mounts").unwrap().contains(&format!(" {at} "))
+}
+
+#[track_caller]
+fn soon(what: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !what() {
+        assert!(since.elapsed() < Duration::from_secs(10), "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_image_is_mounted_written_and_closed_again() {
+    let Some(mounts) = Mounts::new() else { return };
+    let ran = mounts.place.run(["mount", &mounts.image(), &mounts.mnt()]).succeeds();
+    assert!(ran.out.contains("to be read and written"), "{}", ran.out);
+    fs::write(mounts.at("f"), b"kept").unwrap();
+    // One writes or many read, and who is refused learns who has it, and what to do.
+    for arguments in [["mount", &mounts.image(), "/mnt"], ["load", &mounts.image(), "--json"]] {
+        mounts.place.run(arguments).fails(1).says("is in use by process ").says("(xip)");
+    }
+    mounts.umount().succeeds();
+    assert!(!is_mounted(&mounts.mnt()));
+    // Closed when the command returns.
+    fsck(&mounts.image());
+
+    // Only to be read, by as many as like.
+    let other = mounts.place.path("other");
+    fs::create_dir(&other).unwrap();
+    for at in [&mounts.mnt(), text(&other)] {
+        let ran = mounts.place.run(["mount", &mounts.image(), at, "-o", "noatime,ro", "--json"]).succeeds();
+        assert_eq!(ran.json()["writable"], false);
+        assert_eq!(fs::read(Path::new(at).join("f")).unwrap(), b"kept");
+        assert_eq!(File::create(Path::new(at).join("g")).unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
+    mounts.place.run(["mount", &mounts.image(), "/mnt"]).fails(1).says("in use by process ").says("xip umount");
+    mounts.place.run(["umount", text(&other)]).succeeds();
+    mounts.umount().succeeds();
+}
+
+#[test]
+fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
+    let Some(mounts) = Mounts::new() else { return };
+    let place = &mounts.place;
+    let image = place.image();
+    place.run(["load", text(&image), "--name", "seg"]).succeeds();
+    place.run(["mount", "seg", &mounts.mnt()]).succeeds();
+    assert_eq!(fs::read(mounts.at("etc/motd")).unwrap(), b"one copy\n");
+    assert!(File::create(mounts.at("g")).is_err());
+    mounts.umount().succeeds();
+    place.run(["mount", "seg", &mounts.mnt(), "-o", "rw"]).fails(1).says("sealed").says("xip save seg");
+
+    let copy = place.path("copy.xip");
+    let ran = place.run(["save", "seg", text(&copy), "--json"]).succeeds();
+    assert_eq!(ran.json()["bytes"].as_u64().unwrap(), fs::metadata(&image).unwrap().len());
+    assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap());
+    // The image it came from, which was lost.
+    fs::remove_file(&image).unwrap();
+    place.run(["save", "seg"]).succeeds();
+    assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap());
+
+    place.run(["mount", text(&copy), &mounts.mnt()]).succeeds();
+    fs::write(mounts.at("etc/motd"), b"another\n").unwrap();
+    place.run(["save", "seg", text(&copy)]).fails(1).says("in use by process ");
+    mounts.umount().succeeds();
+    fsck(text(&copy));
+    place.run(["save", "seg", text(&copy)]).succeeds();
+    assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap());
+}
+
+#[test]
+fn ctrl_c_and_a_request_to_end_unmount_and_close() {
+    let Some(mounts) = Mounts::new() else { return };
+    for (signal, foreground) in [("-INT", true), ("-TERM", true), ("-TERM", false)] {
+        let mut child = None;
+        let pid = if foreground {
+            let mut command = mounts.place.xip(["mount", &mounts.image(), &mounts.mnt(), "--foreground"]);
+            let started = command.stdout(Stdio::null()).spawn().unwrap();
+            let pid = started.id();
+            child = Some(started);
+            soon(|| is_mounted(&mounts.mnt()));
+            pid
+        } else {
+            mounts.mount()
+        };
+        fs::write(mounts.at("f"), signal).unwrap();
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+        match &mut child {
+            Some(child) => assert!(child.wait().unwrap().success()),
+            None => soon(|| !Path::new(&format!("/proc/{pid}")).exists()),
+        }
+        assert!(!is_mounted(&mounts.mnt()));
+        fsck(&mounts.image());
+    }
+}
+
+#[test]
+fn a_mount_in_use_is_not_taken_away_and_ends_lazily_with_its_last_file() {
+    let Some(mounts) = Mounts::new() else { return };
+    let pid = mounts.mount();
+    let file = File::create(mounts.at("f")).unwrap();
+    mounts.umount().fails(1).says("end the programs").says("--lazy");
+    mounts.place.run(["umount", "--lazy", &mounts.mnt()]).succeeds();
+    assert!(!is_mounted(&mounts.mnt()));
+    file.write_all_at(b"still", 0).unwrap();
+    drop(file);
+    soon(|| !Path::new(&format!("/proc/{pid}")).exists());
+    fsck(&mounts.image());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_reason() {
+    let Some(mounts) = Mounts::new() else { return };
+    let (image, mnt) = (mounts.image(), mounts.mnt());
+    let junk = mounts.place.path("junk");
+    fs::write(&junk, vec![7; 8192]).unwrap();
+    mounts.place.run(["mount", text(&junk), &mnt]).fails(1).says("not an ext2 volume");
+    mounts.place.run(["mount", "./nothing", &mnt]).fails(1).says("./nothing");
+    mounts.place.run(["mount", "nothing", &mnt]).fails(1).says("nothing");
+    mounts.place.run(["mount", &image, &image]).fails(1).says("not a directory");
+    mounts.place.run(["mount", &image, "/none/such"]).fails(1).says("/none/such");
+    mounts.place.run(["mount", &image, &mnt, "-o", "rw,fast"]).fails(2).says("fast");
+    let attached = Command::new("losetup").args(["-f", "--show", &image]).output().unwrap();
+    let device = String::from_utf8(attached.stdout).unwrap();
+    for arguments in [["mount", &image, &mnt], ["load", &image, "--json"]] {
+        mounts.place.run(arguments).fails(1).says("is in use by /dev/loop");
+    }
+    assert!(Command::new("losetup").args(["-d", device.trim()]).status().unwrap().success());
+    mounts.place.run(["umount", &mnt]).fails(1).says("no volume is mounted").says("findmnt");
+    mounts.place.run(["umount", "/proc"]).fails(1).says("no volume is mounted");
+    mounts.place.run(["save", "nothing"]).fails(1).says("nothing");
+    assert!(!is_mounted(&mnt));
+}
+
+/// By `fusermount3`, which opens `/dev/fuse` as the user: where that is closed to users, an open one is shown to this test alone.
+#[test]
+fn an_ordinary_user_mounts_reads_and_writes_and_unmounts() {
+    let Some(mounts) = Mounts::new() else { return };
+    let place = &mounts.place;
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["users", "device", "closed"] {
+        fs::create_dir(place.path(name)).unwrap();
+    }
+    fs::set_permissions(place.path("users"), fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["data.xip", "mnt", "users"] {
+        chown(place.path(name), Some(USER), Some(USER)).unwrap();
+    }
+    // The directory of the program may be closed to others.
+    fs::copy(env!("CARGO_BIN_EXE_xip"), place.path("xip")).unwrap();
+    let volume = xip::Volume::open_writable(place.path("data.xip")).unwrap();
+    volume.set_permissions("/", 0o777).unwrap();
+    volume.close().unwrap();
+    let script = "
+        mount -t tmpfs none device && mknod -m 666 device/fuse c 10 229 && mount --bind device/fuse /dev/fuse
+        as_user() { setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"; }
+        as_user ./xip mount data.xip mnt > /dev/null && echo mounted
+        as_user sh -c 'echo mine > mnt/f; cat mnt/f; stat -c %u mnt/f'
+        cat mnt/f 2> /dev/null || echo not even root
+        as_user ./xip mount data.xip mnt 2>&1 | grep -o 'is in use by process'
+        as_user ./xip umount mnt && echo unmounted
+        as_user ./xip mount data.xip closed 2>&1 | grep -o 'fusermount3: .*write access'
+        as_user ./xip mount data.xip mnt -o allow_other 2>&1 | grep -o \"'user_allow_other'\"
+        as_user ./xip umount mnt 2>&1 | grep -o 'no volume is mounted'";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--propagation", "private", "sh", "-c", script]).current_dir(place.path(""));
+    let ran = Ran::from(shell.env("XIP_DIR", place.path("users")).output().unwrap());
+    let said: Vec<_> = ran.out.lines().collect();
+    let owner = USER.to_string();
+    assert_eq!(
+        said,
+        [
+            "mounted",
+            "mine",
+            &owner,
+            "not even root",
+            "is in use by process",
+            "unmounted",
+            "fusermount3: user has no write access",
+            "'user_allow_other'",
+            "no volume is mounted"
+        ],
+        "{}",
+        ran.err
+    );
+    fsck(&mounts.image());
+}
+
+/// Whoever waits for a mount whose process is killed gets an error, and the mount can be taken away.
+#[test]
+fn nothing_hangs_when_the_process_that_serves_is_killed() {
+    let Some(mounts) = Mounts::new() else { return };
+    let pid = mounts.mount();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mounts.at("f")).unwrap();
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    kill(pid);
+    soon(|| fs::metadata(mounts.at("other")).is_err_and(|error| error.kind() == io::ErrorKind::NotConnected));
+    assert!(file.write_all_at(b"x", 0).is_err() && file.sync_all().is_err());
+    mounts.place.run(["mount", &mounts.image(), &mounts.mnt()]).fails(1).says("lost its server").says("xip umount");
+    drop(file);
+    mounts.umount().succeeds();
+    mounts.mount();
+    assert_eq!(fs::read(mounts.at("f")).unwrap(), [1; 4096]);
+    mounts.umount().succeeds();
+    fsck(&mounts.image());
+}
+
+fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+}
+
+/// Rounds of a process that serves under load and is killed at some moment.
+const ROUNDS: u64 = 200;
+const WRITERS: u64 = 2;
+
+/// What a writer was told is done: the last file that it wrote, moved and waited for, and the last that it removed.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    kept: Option<u64>,
+    removed: Option<u64>,
+    appended: u64,
+}
+
+fn content(writer: u64, n: u64) -> Vec<u8> {
+    let len = (n * 2_654_435_761 + writer * 97) % 20_000;
+    (0..len).map(|at| (at * 7 + n + writer) as u8).collect()
+}
+
+/// Makes, moves, removes and appends until it gets an error, and says what is done.
+fn write_until_killed(at: &Path, writer: u64, round: u64, told: &Mutex<Told>) -> io::Result<()> {
+    let directory = at.join(format!("r{round}w{writer}"));
+    fs::create_dir(&directory)?;
+    let mut log = OpenOptions::new().append(true).create(true).open(directory.join("log"))?;
+    for n in 0.. {
+        let (new, kept) = (directory.join("new"), directory.join(format!("kept{n}")));
+        let mut file = File::create(&new)?;
+        file.write_all(&content(writer, n))?;
+        if n % 4 == 0 {
+            file.sync_all()?;
+        }
+        drop(file);
+        fs::rename(&new, &kept)?;
+        told.lock().unwrap().kept = Some(n);
+        log.write_all(&[n as u8])?;
+        told.lock().unwrap().appended = n + 1;
+        if n % 3 == 2 {
+            fs::remove_file(directory.join(format!("kept{}", n - 1)))?;
+            told.lock().unwrap().removed = Some(n - 1);
+        }
+    }
+    Ok(())
+}
+
+/// All that a writer was told is so.
+fn check(at: &Path, writer: u64, round: u64, told: Told) {
+    let directory = at.join(format!("r{round}w{writer}"));
+    for n in 0..=told.kept.map_or(0, |last| last) {
+        if told.kept.is_none() {
+            return;
+        }
+        let found = fs::read(directory.join(format!("kept{n}")));
+        // Every third is removed: for sure up to the one that was told, and maybe the next one.
+        let removed = n % 3 == 1 && told.removed.is_some_and(|last| n <= last);
+        let maybe = n % 3 == 1 && n + 1 >= told.kept.unwrap_or(0);
+        match found {
+            Ok(bytes) => assert!(!removed && bytes == content(writer, n), "round {round}, writer {writer}, file {n}"),
+            Err(error) => assert!(removed || maybe, "round {round}, writer {writer}, file {n}: {error}"),
+        }
+    }
+    let log = fs::read(directory.join("log")).unwrap();
+    assert!(log.len() as u64 >= told.appended, "round {round}, writer {writer}: the log");
+    assert!(log.iter().enumerate().all(|(n, &byte)| byte == n as u8));
+}
+
+/// Contract 7 and issue 3: nothing that a finished call did is lost by a kill, with or without `fsync`.
+#[test]
+fn what_finished_calls_did_survives_two_hundred_kills() {
+    let Some(mounts) = Mounts::new() else { return };
+    let mut seed = 88_172_645_463_325_252u64;
+    let mut files = 0;
+    for round in 0..ROUNDS {
+        let pid = mounts.mount();
+        let told: Vec<_> = (0..WRITERS).map(|_| Mutex::new(Told::default())).collect();
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let after = Duration::from_micros(500 + (seed >> 33) % 15_000);
+        std::thread::scope(|scope| {
+            for (writer, told) in (0..).zip(&told) {
+                let at = mounts.at("");
+                scope.spawn(move || write_until_killed(&at, writer, round, told).unwrap_err());
+            }
+            std::thread::sleep(after);
+            kill(pid);
+        });
+        mounts.umount().succeeds();
+        // Opening it repairs what was under way.
+        mounts.mount();
+        for (writer, told) in (0..).zip(told) {
+            let told = told.into_inner().unwrap();
+            files += told.kept.map_or(0, |last| last + 1);
+            check(&mounts.at(""), writer, round, told);
+            let _ = fs::remove_dir_all(mounts.at(&format!("r{round}w{writer}")));
+        }
+        mounts.umount().succeeds();
+        fsck(&mounts.image());
+    }
+    println!("{ROUNDS} kills, {files} files written and none lost");
+    assert!(files > ROUNDS);
+}

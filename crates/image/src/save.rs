@@ -1,0 +1,52 @@
+//! A segment written to an image file: beside what is there, and then in its place.
+
+use crate::error::Error;
+use crate::output::Output;
+use crate::progress::{Phase, Progress};
+use rustix::io::Errno;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use xip_segment::Segment;
+
+/// How much is copied at a time.
+const STEP: u64 = 4 << 20;
+
+/// Writes what is in `segment` to the file `image`. The file gets its name when it is complete and on storage, in place of what
+/// had the name, and the name is on storage when this returns. An interrupted save leaves what was there.
+///
+/// # Errors
+/// [`Error::InUse`]: somebody uses what would be replaced; [`Error::Image`]; [`Error::NoRoom`]; [`Error::Cancelled`].
+pub fn save(segment: &Segment, image: &Path, progress: &dyn Progress) -> Result<(), Error> {
+    let output = Output::create(image)?;
+    let _old = output.lock_old()?;
+    let size = segment.info().size;
+    let fail = |what| move |error| Error::Image { image: image.into(), what, error };
+    let from = segment.fd().try_clone_to_owned().map_err(fail("use the segment"))?;
+    let (from, mut to) = (std::fs::File::from(from), output.file()?);
+    progress.phase(Phase::Data, size);
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    while at < size {
+        if progress.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let step = STEP.min(size - at);
+        bytes.resize(usize::try_from(step).unwrap_or(0), 0);
+        from.read_exact_at(&mut bytes, at).map_err(fail("read the segment for it"))?;
+        to.write_all(&bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull => output.no_room(size),
+            _ => fail("write the image")(error),
+        })?;
+        at += step;
+        progress.advance(step);
+    }
+    progress.phase(Phase::Sync, 0);
+    match output.sync() {
+        Err(Error::Image { error, .. }) if error.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) => {
+            Err(output.no_room(size))
+        }
+        synced => synced,
+    }?;
+    output.publish(true)
+}
