@@ -90,8 +90,8 @@
 //!
 //! # What does not
 //!
-//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user, and no umask is
-//!   applied. Default ACLs of a directory are not inherited.
+//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user. The
+//!   process's umask and `RLIMIT_FSIZE` are not asked: [`OpenOptions::umask`] and [`OpenOptions::limit`] are.
 //! * ext2 has no storage beyond the end of a file, so [`File::allocate`] that keeps the size stays inside it.
 //! * [`File::piece`] and [`File::as_slice`] lend storage only where it cannot change.
 //! * A store into an image that is sparse, on a file system that is full, or into one that was cut shorter meanwhile, is a `SIGBUS`.
