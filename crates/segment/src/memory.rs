@@ -5,6 +5,8 @@
 //! the object itself, so no one else has to be believed.
 #![allow(unsafe_code)]
 
+pub(crate) mod window;
+
 use rustix::fs::SealFlags;
 use rustix::io::{Errno, Result};
 use rustix::mm::{self, MapFlags, ProtFlags};
@@ -48,26 +50,12 @@ impl Map {
         let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
 
-        let space = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
-        // SAFETY: no address is asked for.
-        let reserved = unsafe {
-            mm::mmap_anonymous(ptr::null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
-        };
-        let before = reserved.addr().next_multiple_of(HUGE) - reserved.addr();
-        let start = reserved.wrapping_byte_add(before);
-        let after = start.wrapping_byte_add(len);
-        // SAFETY: `[start, start + len)` is inside the reservation, which is ours and unused; so are the two ends that
-        // are given back. `len` is a whole number of pages (callers), hence so are all the bounds. After a failed mmap
-        // the ends may stay reserved: address space without memory.
+        let start = reserve(len, 0)?;
+        // SAFETY: `[start, start + len)` is the reservation, which is ours and unused; `len` is a whole number of pages (callers).
         let start = unsafe {
-            let start = mm::mmap(start, len, prot, MapFlags::SHARED | MapFlags::FIXED, fd, 0).inspect_err(|_| {
-                let _ = mm::munmap(reserved, space);
-            })?;
-            if before != 0 {
-                mm::munmap(reserved, before)?;
-            }
-            mm::munmap(after, HUGE - before)?;
-            start
+            mm::mmap(start, len, prot, MapFlags::SHARED | MapFlags::FIXED, fd, 0).inspect_err(|_| {
+                let _ = mm::munmap(start, len);
+            })?
         };
         Ok(Self { start: non_null(start)?, len, writable, sealed })
     }
@@ -126,6 +114,28 @@ impl Drop for Map {
         // An error could only mean that it is not mapped, and there is nobody to tell.
         let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// Takes address space without memory, of `len` bytes, whole pages. Its address is `phase` modulo 2 MiB, itself a multiple of a page
+/// and less than that.
+fn reserve(len: usize, phase: usize) -> Result<*mut std::ffi::c_void> {
+    let space = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+    // SAFETY: no address is asked for, so nothing that exists is touched.
+    let reserved = unsafe {
+        mm::mmap_anonymous(ptr::null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
+    };
+    let before = phase.wrapping_sub(reserved.addr()) % HUGE;
+    let start = reserved.wrapping_byte_add(before);
+    // SAFETY: both ends that are given back are inside the reservation, which is ours and unused, and outside of `[start,
+    // start + len)`: `before` is less than 2 MiB, and all bounds are whole pages. Should it fail, they stay reserved:
+    // address space without memory.
+    unsafe {
+        if before != 0 {
+            mm::munmap(reserved, before)?;
+        }
+        mm::munmap(start.wrapping_byte_add(len), HUGE - before)?;
+    }
+    Ok(start)
 }
 
 fn non_null(start: *mut std::ffi::c_void) -> Result<NonNull<u8>> {

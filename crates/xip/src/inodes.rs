@@ -1,8 +1,8 @@
 //! A volume by inode numbers: for a mount, a runner, a guest, which have a number and no path.
 
 use crate::file::File;
+use crate::held::Held;
 use crate::metadata::Metadata;
-use crate::opens::Held;
 use crate::options::OpenOptions;
 use crate::path;
 use crate::volume::Volume;

@@ -104,22 +104,27 @@ mod env;
 mod error;
 mod extents;
 mod file;
+mod held;
 mod inodes;
+mod map;
 mod metadata;
 mod opens;
 mod options;
 mod path;
+mod pins;
 mod send;
 mod storage;
+mod sync;
 mod volume;
 
 pub use dir::{DirEntry, ReadDir};
 pub use error::{Error, Result};
 pub use extents::Placed;
 pub use file::{File, Piece};
+pub use held::Held;
 pub use inodes::Inodes;
+pub use map::Map;
 pub use metadata::Metadata;
-pub use opens::Held;
 pub use options::OpenOptions;
 pub use storage::Storage;
 pub use volume::Volume;
@@ -129,3 +134,4 @@ pub use xip_core::{PAGE_SIZE, PageIndex, PageNo, Region, Run, Timestamp};
 pub use xip_ext2::{
     Error as VolumeError, Geometry, Inode, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes, Statfs,
 };
+pub use xip_segment::Sharing;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, File};
-use crate::opens::Held;
+use crate::held::Held;
 use crate::path;
 use crate::volume::{Volume, owner, stopped};
 use std::os::unix::ffi::OsStrExt;
