@@ -5,6 +5,8 @@
 //! the object itself, so no one else has to be believed.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod persist;
 pub(crate) mod window;
 
 use rustix::fs::SealFlags;
@@ -26,6 +28,8 @@ pub(crate) struct Map {
     len: usize,
     writable: bool,
     sealed: bool,
+    /// Mapped so that what is flushed and fenced survives a loss of power.
+    persistent: bool,
 }
 
 // SAFETY: a map is an address and a length that stay valid until it is dropped, and is only used through regions, which
@@ -40,24 +44,27 @@ impl Map {
         // SAFETY: no address is asked for, so nothing that exists is touched.
         let start =
             unsafe { mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
-        Ok(Self { start: non_null(start)?, len, writable: true, sealed: false })
+        Ok(Self { start: non_null(start)?, len, writable: true, sealed: false, persistent: false })
     }
 
-    /// The first `len` bytes of an object, shared with all who map it.
+    /// The first `len` bytes of an object, shared with all who map it. If it is to be written and is on persistent memory, so that
+    /// stores can be made durable by [`Map::flush`].
     pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, writable: bool) -> Result<Self> {
         // Only a memfd has seals at all. With these two nobody can write to it, nor take its end away, ever again.
         let needed = SealFlags::WRITE | SealFlags::SHRINK;
         let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
 
+        let persistent = writable && cfg!(target_arch = "x86_64") && is_synchronous(fd);
+        let flags = if persistent { MapFlags::SHARED_VALIDATE | MapFlags::SYNC } else { MapFlags::SHARED };
         let start = reserve(len, 0)?;
         // SAFETY: `[start, start + len)` is the reservation, which is ours and unused; `len` is a whole number of pages (callers).
         let start = unsafe {
-            mm::mmap(start, len, prot, MapFlags::SHARED | MapFlags::FIXED, fd, 0).inspect_err(|_| {
+            mm::mmap(start, len, prot, flags | MapFlags::FIXED, fd, 0).inspect_err(|_| {
                 let _ = mm::munmap(start, len);
             })?
         };
-        Ok(Self { start: non_null(start)?, len, writable, sealed })
+        Ok(Self { start: non_null(start)?, len, writable, sealed, persistent })
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -102,6 +109,32 @@ impl Map {
         if answer == 0 { Ok(()) } else { Err(last_errno()) }
     }
 
+    /// Whether [`Map::flush`] and [`Map::fence`] make stores durable.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Starts to make `[from, from + len)` durable, clipped to what is mapped.
+    pub(crate) fn flush(&self, from: usize, len: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self.persistent {
+            let from = from.min(self.len);
+            let len = len.min(self.len - from);
+            // SAFETY: the part is inside the map, and the processor was asked for the instruction.
+            unsafe { persist::Flush::of_processor().range(self.start.as_ptr().add(from), len) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (from, len);
+    }
+
+    /// Returns when all that this thread has flushed is durable.
+    pub(crate) fn fence(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.persistent {
+            persist::fence();
+        }
+    }
+
     /// Where it is.
     pub(crate) fn address(&self) -> usize {
         self.start.as_ptr().addr()
@@ -114,6 +147,18 @@ impl Drop for Map {
         // An error could only mean that it is not mapped, and there is nobody to tell.
         let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// Whether the object can be mapped so that its storage itself is what is stored to: a file system refuses that elsewhere
+/// than on persistent memory, and a kernel that does not know it does too.
+fn is_synchronous(fd: BorrowedFd<'_>) -> bool {
+    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED_VALIDATE | MapFlags::SYNC);
+    // SAFETY: no address is asked for, so nothing that exists is touched, and nobody else knows what is unmapped again.
+    unsafe {
+        let Ok(probe) = mm::mmap(ptr::null_mut(), PAGE_SIZE, prot, flags, fd, 0) else { return false };
+        let _ = mm::munmap(probe, PAGE_SIZE);
+    }
+    true
 }
 
 /// Takes address space without memory, of `len` bytes, whole pages. Its address is `phase` modulo 2 MiB, itself a multiple of a page

@@ -73,6 +73,8 @@
 //! | open an image or a segment; read, make, move and remove by path | [`Volume`] |
 //! | open a file to be written, appended to, made | [`OpenOptions`] |
 //! | read and write a file, at a position or anywhere; its size, its space, its storage | [`File`] |
+//! | map its storage itself into the process | [`File::map`], [`Map`] |
+//! | do many operations at once | [`aio`] |
 //! | go by inode numbers: a mount, a runner | [`Inodes`] |
 //!
 //! # What holds
@@ -93,10 +95,12 @@
 //! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user. The
 //!   process's umask and `RLIMIT_FSIZE` are not asked: [`OpenOptions::umask`] and [`OpenOptions::limit`] are.
 //! * ext2 has no storage beyond the end of a file, so [`File::allocate`] that keeps the size stays inside it.
-//! * [`File::piece`] and [`File::as_slice`] lend storage only where it cannot change.
+//! * [`File::piece`], [`File::as_slice`] and [`Map::as_slice`] lend storage only where it cannot change.
+//! * A volume in memory of this process ([`xip_segment::Memory`]) cannot be mapped a second time.
 //! * A store into an image that is sparse, on a file system that is full, or into one that was cut shorter meanwhile, is a `SIGBUS`.
 #![forbid(unsafe_code)]
 
+pub mod aio;
 mod change;
 mod dentry;
 mod dir;

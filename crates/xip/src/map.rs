@@ -393,7 +393,8 @@ impl Map {
         Ok(file.will_change(self.file.how().keep_set_id)?)
     }
 
-    /// On persistent storage, so that the next fence makes durable what was stored.
+    /// On persistent storage, makes what was stored durable: a fence is only for what its own thread has flushed, so it is not
+    /// left to who syncs.
     fn flush(&self, window: &Window, at: usize, len: usize) -> Result<()> {
         let device = self.file.volume().0.fs.device();
         if !device.properties().persistent {
@@ -410,7 +411,7 @@ impl Map {
             }
             at += stretch;
         }
-        Ok(())
+        Ok(device.fence()?)
     }
 
     /// Why `[at, at + len)` cannot be accessed: the first page of it that is not there.
