@@ -18,7 +18,7 @@ use xip::{File, Map, OpenOptions, Rename, Sharing, Volume};
 /// Few names, so that operations meet.
 const PATHS: [&str; 12] = ["a", "b", "c", "d", "d/a", "d/b", "d/d", "d/d/a", "e", "e/a", "e/d", "e/d/b"];
 const ATTRIBUTES: [&str; 3] = ["user.a", "user.longer", "trusted.b"];
-const SLOTS: usize = 4;
+const SLOTS: usize = 3;
 
 type Path = usize;
 type Slot = usize;
@@ -47,6 +47,8 @@ enum Op {
     Unmap(Slot),
     MapRead(Slot, usize, usize),
     MapWrite(Slot, usize, usize, u8),
+    /// A store behind the end of the file, in its last page.
+    MapTail(Slot, u8),
     Reopen,
 }
 
@@ -93,9 +95,21 @@ fn op() -> impl Strategy<Value = Op> {
         1 => slot().prop_map(Op::Unmap),
         2 => (slot(), place(), len()).prop_map(|(slot, at, len)| Op::MapRead(slot, at, len)),
         4 => (slot(), place(), len(), any::<u8>()).prop_map(|(slot, at, len, byte)| Op::MapWrite(slot, at, len, byte)),
+        2 => (slot(), any::<u8>()).prop_map(|(slot, byte)| Op::MapTail(slot, byte)),
     ];
     prop_oneof![8 => names, 12 => bytes, 6 => maps, 1 => Just(Op::Reopen)]
 }
+
+/// What each case begins with, so that most operations find something.
+const BEGINNING: [Op; 7] = [
+    Op::Mkdir(3),
+    Op::Mkdir(8),
+    Op::Create(0),
+    Op::Create(4),
+    Op::Open(0, 0, false),
+    Op::Open(1, 4, false),
+    Op::Map(0, 0, 8, 1),
+];
 
 /// Bytes that tell where they are from.
 fn filled(len: usize, byte: u8) -> Vec<u8> {
@@ -199,6 +213,12 @@ impl World {
                 let bytes = filled(len, byte);
                 let written = map.write(at, &bytes);
                 agree(written, *sharing != Sharing::Read && shown.write(model.file(*id), at, &bytes))
+            }
+            Op::MapTail(slot, byte) => {
+                let Some((id, shown, ..)) = &self.maps[slot] else { return Ok(()) };
+                let file = model.file(*id);
+                let (at, left) = (file.size.checked_sub(shown.first * 4096), file.pages.len() - file.size);
+                at.map_or(Ok(()), |at| self.apply(&Op::MapWrite(slot, at, left.min(100), byte)))
             }
             Op::Reopen => self.reopen(),
             _ => self.apply_to_file(op),
@@ -334,7 +354,7 @@ fn a_volume_does_what_a_reference_in_memory_does() {
             open: Default::default(),
             maps: Default::default(),
         };
-        for op in &ops {
+        for op in BEGINNING.iter().chain(&ops) {
             world.apply(op)?;
         }
         world.reopen()?;

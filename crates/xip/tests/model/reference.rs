@@ -250,6 +250,9 @@ pub struct MapModel {
 impl MapModel {
     /// The map as an access finds it: its pages in the file, `None` beyond its end.
     pub fn range(&mut self, file: &FileModel, at: usize, len: usize) -> Option<Vec<u8>> {
+        if len == 0 {
+            return (at <= self.pages * PAGE).then(Vec::new);
+        }
         let end = file.pages.len() / PAGE;
         // What was cut off is gone from the next access on.
         let first = self.first;
