@@ -179,6 +179,14 @@ impl<D: Device, E: Env> Volume<D, E> {
             record.set_blocks512(unit);
             shared = Some(reserved);
         }
+        // Room for a block's contents is made only for what has some.
+        if !matches!(new.kind, NewKind::Directory)
+            && !matches!(new.kind, NewKind::Symlink(target) if target.len() > FAST)
+        {
+            self.write_new_inode(number, record, area)?;
+            shared.into_iter().for_each(Reservation::commit);
+            return Ok(());
+        }
         let mut block = [0; PAGE_SIZE];
         match new.kind {
             NewKind::Directory => {
@@ -186,12 +194,8 @@ impl<D: Device, E: Env> Volume<D, E> {
                 dir::first_block(&mut block, number.0, parent.0, kinds);
                 record.set_size(PAGE_SIZE as u64);
             }
-            NewKind::Symlink(target) if target.len() > FAST => block[..target.len()].copy_from_slice(target),
-            _ => {
-                self.write_new_inode(number, record, area)?;
-                shared.into_iter().for_each(Reservation::commit);
-                return Ok(());
-            }
+            NewKind::Symlink(target) => block[..target.len()].copy_from_slice(target),
+            _ => {}
         }
         let reserved = self.reserve(goal, 1)?;
         self.put(self.geometry.byte(reserved.first), &block)?;
