@@ -67,6 +67,12 @@ pub trait Env {
     fn freed(&self, run: Run) -> Freed {
         Freed::Now(run.count)
     }
+
+    /// Told before the storage of a file becomes other than it was, or its size: who has mapped the file looks at it again. The
+    /// file's lock is held exclusively, so that look waits for the change. By default nobody has.
+    fn moved(&self, inode: u32) {
+        let _ = inode;
+    }
 }
 
 /// The environment of one who is alone with a volume, or who only reads one that no one can write (a sealed

@@ -21,6 +21,12 @@ pub(crate) struct Reservation<'v, D: Device, E: Env> {
 }
 
 impl<D: Device, E: Env> Reservation<'_, D, E> {
+    /// Takes the last of several blocks away from it.
+    pub(crate) fn split_last(&mut self) -> Option<Self> {
+        self.count = self.count.checked_sub(1).filter(|&left| left > 0)?;
+        Some(Self { volume: self.volume, first: self.first + self.count, count: 1 })
+    }
+
     /// They are linked now.
     pub(crate) fn commit(self) {
         core::mem::forget(self);

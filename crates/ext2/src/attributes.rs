@@ -8,7 +8,7 @@ use crate::inode::{InodeNo, SetAttributes};
 use crate::intent::Intent;
 use crate::raw::RawInode;
 use crate::volume::Volume;
-use crate::xattr::{self, BlockChange, Storage};
+use crate::xattr::{self, BlockChange, Storage, acl};
 use xip_core::{Device, Env, LockId};
 
 /// Where the number of files that share a block of attributes stands in it.
@@ -33,7 +33,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.with_attributes(number, |storage| xattr::for_each(storage, each))
     }
 
-    /// Gives an attribute a value, or takes it away (`None`).
+    /// Gives an attribute a value, or takes it away (`None`). A file's own ACL (`system.posix_acl_access`) sets its permission
+    /// bits too; one that says no more than these is not kept beside them.
     ///
     /// # Errors
     /// [`Error::NoAttribute`] when there is none to take away; [`Error::AttributesFull`] when all of them together do not
@@ -42,7 +43,26 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn set_xattr(&self, number: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
-        self.read_inode(number)?;
+        let inode = self.read_inode(number)?;
+        let Some(list) = value.filter(|_| name == xattr::ACCESS) else {
+            return self.change_attribute(number, name, value, &SetAttributes::default());
+        };
+        xattr::check_list(list)?;
+        let (mode, more) = acl::mode(list);
+        let permissions = Some(inode.permissions & !0o777 | mode);
+        let change = SetAttributes { permissions, ..SetAttributes::default() };
+        let done = self.change_attribute(number, name, more.then_some(list), &change);
+        if more || done != Err(Error::NoAttribute) { done } else { self.store_attributes(number, &change) }
+    }
+
+    /// As [`Volume::set_xattr`], by one who has the file's lock, and with a change of the inode at once.
+    pub(crate) fn change_attribute(
+        &self,
+        number: InodeNo,
+        name: &[u8],
+        value: Option<&[u8]>,
+        change: &SetAttributes,
+    ) -> Result<(), Error> {
         let old_raw = self.raw_inode(number)?;
         let mut raw = old_raw;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
@@ -65,7 +85,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             raw.set_blocks512(others + if new.is_some() { unit } else { 0 });
             raw.set_attribute_block(new.as_ref().map_or(0, |new| new.first));
         }
-        SetAttributes::default().apply(&mut raw, self.env.now());
+        change.apply(&mut raw, self.env.now());
         let mut intent = Intent::new();
         intent.inode(self.inode_at(number)?, &old_raw, &raw)?;
         intent.change(area_at, &old_area[..area_len], area)?;
@@ -88,6 +108,15 @@ impl<D: Device, E: Env> Volume<D, E> {
         what: impl FnOnce(&Storage<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _guard = self.env.shared(LockId::Inode(number.0));
+        self.with_attributes_locked(number, what)
+    }
+
+    /// As [`Volume::with_attributes`], by one who has the file's lock.
+    pub(crate) fn with_attributes_locked<T>(
+        &self,
+        number: InodeNo,
+        what: impl FnOnce(&Storage<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.read_inode(number)?;
         let raw = self.raw_inode(number)?;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);

@@ -231,6 +231,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
     /// fits, all else is zeros.
     pub(crate) fn fill_hole(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<Run, Error> {
         let prepared = self.prepare(index, want, within, from)?;
+        self.volume.env.moved(self.number.0);
         // Rule 1 of contract 7: all of it durable before anything points at it.
         let durable = self.volume.fence()?;
         self.count_blocks(prepared.blocks().into())?;
@@ -277,22 +278,29 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
             room = self.null_run(pointer_at, room)?.max(1);
         }
         let goal = self.goal_for(index)?;
-        let data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
-        self.put_content(&data, within, from)?;
-
-        // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
+        let mut data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
         let mut made: [Option<Reservation<'v, D, E>>; 3] = [None, None, None];
-        let mut first = data.first;
         for above in (level + 1..path.depth).rev() {
-            let pointers = volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1)?;
-            volume.zero_blocks(pointers.first, 1)?;
-            let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
-            self.put_pointers(at, first, if above == last { data.count } else { 1 })?;
+            let pointers = match volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1) {
+                // The data has taken all there was: less of it, then.
+                Err(Error::NoSpace) => data.split_last().ok_or(Error::NoSpace)?,
+                reserved => reserved?,
+            };
             if let Some(goal) = self.goal.get().pointers {
                 self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
             }
-            first = pointers.first;
             made[above - 1] = Some(pointers);
+        }
+
+        // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
+        self.put_content(&data, within, from)?;
+        let mut first = data.first;
+        for above in (level + 1..path.depth).rev() {
+            let Some(pointers) = &made[above - 1] else { continue };
+            volume.zero_blocks(pointers.first, 1)?;
+            let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
+            self.put_pointers(at, first, if above == last { data.count } else { 1 })?;
+            first = pointers.first;
         }
         let count = if level == last { data.count } else { 1 };
         Ok(Prepared { data, made, pointer_at, first, count })

@@ -164,6 +164,7 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn publish_size(&self, size: u64) -> Result<(), Error> {
+        self.volume.env.moved(self.number.0);
         let durable = self.volume.fence()?;
         let mut high = [0; 4];
         self.volume.device.read(self.at + INODE_SIZE_HIGH, &mut high)?;

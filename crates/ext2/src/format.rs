@@ -146,7 +146,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             gid: format.root_owner.1,
         };
         let mut record = self.new_record(&root)?;
-        self.make(InodeNo(ROOT), InodeNo(ROOT), &root, &mut record)?;
+        self.make(InodeNo(ROOT), InodeNo(ROOT), &root, &mut record, None)?;
         self.count_directory(InodeNo(ROOT))?;
         debug_assert_eq!(self.inode(InodeNo::ROOT)?.kind, Kind::Directory);
         Ok(())

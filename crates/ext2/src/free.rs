@@ -22,6 +22,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     pub(crate) fn cut(&self, size: u64) -> Result<(), Error> {
         let volume = self.volume;
         volume.check_writable()?;
+        volume.env.moved(self.number.0);
         let first = size.div_ceil(volume.geometry.block_size.into());
         let old = volume.raw_inode(self.number)?;
         let mut new = old;
@@ -57,6 +58,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     /// Makes holes of the blocks `[first, end)`.
     pub(crate) fn free_range(&self, first: u64, end: u64) -> Result<(), Error> {
         self.volume.check_writable()?;
+        self.volume.env.moved(self.number.0);
         let inode = self.at + INODE_BLOCKS as u64;
         let mut freed = self.clear(inode, DIRECT as u64, 0, 0, first, end)?;
         let mut start = DIRECT as u64;

@@ -17,6 +17,7 @@
 //! | `dir`, `xattr` | names, extended attributes: what the bytes mean |
 //! | `attributes`, `directory`, `symlink` | what files have beside their data, on a volume |
 //! | `namei`, `unlink`, `rename` | names that come, go and move |
+//! | `inherit` | what a directory gives to what is made in it |
 //! | `check` | what is wrong with a volume, and how it is mended |
 //!
 //! Lock order: that of [`xip_core::LockId`]. Order of stores: contract 7, argued in `docs/order.md`.
@@ -39,6 +40,7 @@ mod file;
 mod format;
 mod free;
 mod geometry;
+mod inherit;
 mod inode;
 mod intent;
 mod namei;

@@ -4,9 +4,11 @@
 //! entry that names it, which publishes. Link counts go up before the name that they count, so that a crash leaves
 //! them too high, never too low.
 
+use crate::alloc::Reservation;
 use crate::dir::{self, DirBlocks};
 use crate::error::Error;
 use crate::geometry::feature;
+use crate::inherit::Attributes;
 use crate::inode::{InodeNo, Kind, SetAttributes, encode_device};
 use crate::raw::{INODE_BASE, INODE_BLOCKS, INODE_BLOCKS_LEN, RawInode};
 use crate::symlink::FAST;
@@ -77,6 +79,17 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn create(&self, parent: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
+        self.create_as(parent, name, new, None)
+    }
+
+    /// As [`Volume::create`], by one who has the lock of `parent`, and with attributes.
+    pub(crate) fn create_as(
+        &self,
+        parent: InodeNo,
+        name: &[u8],
+        new: &NewInode<'_>,
+        attributes: Option<&Attributes<'_>>,
+    ) -> Result<InodeNo, Error> {
         let (inode, mut directory) = self.live_directory(parent)?;
         let is_directory = matches!(new.kind, NewKind::Directory);
         let room = dir::room(&mut directory, name)?;
@@ -90,8 +103,9 @@ impl<D: Device, E: Env> Volume<D, E> {
             // The number was another file's: who still has both number and generation of that finds out.
             record.set_generation(before.generation().wrapping_add(1));
         }
-        let mut counted = false;
-        let made = self.make(number, parent, new, &mut record).and_then(|()| {
+        let (mut made, mut counted) = (false, false);
+        let named = self.make(number, parent, new, &mut record, attributes).and_then(|()| {
+            made = true;
             if is_directory {
                 self.change_links(parent, 1)?;
                 counted = true;
@@ -100,9 +114,9 @@ impl<D: Device, E: Env> Volume<D, E> {
             let store = room.store(number.0);
             directory.publish(room.block, store.at, store.bytes())
         });
-        if let Err(error) = made {
+        if let Err(error) = named {
             // Undo: nothing names the inode. What cannot be undone is leaked, which a check finds.
-            let _ = self.unmake(number, is_directory);
+            let _ = self.unmake(number, is_directory, made.then_some(&record));
             if counted {
                 let _ = self.change_links(parent, -1);
             }
@@ -156,7 +170,28 @@ impl<D: Device, E: Env> Volume<D, E> {
         parent: InodeNo,
         new: &NewInode<'_>,
         record: &mut RawInode,
+        attributes: Option<&Attributes<'_>>,
     ) -> Result<(), Error> {
+        let unit = self.geometry.block_size / 512;
+        let goal = self.geometry.group_data((number.0 - 1) / self.geometry.inodes_per_group).start;
+        let area = attributes.map(|attributes| attributes.area);
+        let mut shared = None;
+        if let Some(bytes) = attributes.and_then(|attributes| attributes.block) {
+            let reserved = self.reserve(goal, 1)?;
+            self.put(self.geometry.byte(reserved.first), bytes)?;
+            self.fence()?;
+            record.set_attribute_block(reserved.first);
+            record.set_blocks512(unit);
+            shared = Some(reserved);
+        }
+        // Room for a block's contents is made only for what has some.
+        if !matches!(new.kind, NewKind::Directory)
+            && !matches!(new.kind, NewKind::Symlink(target) if target.len() > FAST)
+        {
+            self.write_new_inode(number, record, area)?;
+            shared.into_iter().for_each(Reservation::commit);
+            return Ok(());
+        }
         let mut block = [0; PAGE_SIZE];
         match new.kind {
             NewKind::Directory => {
@@ -164,18 +199,18 @@ impl<D: Device, E: Env> Volume<D, E> {
                 dir::first_block(&mut block, number.0, parent.0, kinds);
                 record.set_size(PAGE_SIZE as u64);
             }
-            NewKind::Symlink(target) if target.len() > FAST => block[..target.len()].copy_from_slice(target),
-            _ => return self.write_new_inode(number, record),
+            NewKind::Symlink(target) => block[..target.len()].copy_from_slice(target),
+            _ => {}
         }
-        let goal = self.geometry.group_data((number.0 - 1) / self.geometry.inodes_per_group).start;
         let reserved = self.reserve(goal, 1)?;
         self.put(self.geometry.byte(reserved.first), &block)?;
         // Rule 1 of contract 7, although nothing leads to the inode yet: what finds it after a crash sees it whole.
         self.fence()?;
         record.set_first_block(reserved.first);
-        record.set_blocks512(self.geometry.block_size / 512);
-        self.write_new_inode(number, record)?;
+        record.set_blocks512(record.blocks512() + unit);
+        self.write_new_inode(number, record, area)?;
         reserved.commit();
+        shared.into_iter().for_each(Reservation::commit);
         Ok(())
     }
 
@@ -222,24 +257,34 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(raw)
     }
 
-    pub(crate) fn write_new_inode(&self, number: InodeNo, record: &RawInode) -> Result<(), Error> {
-        // The whole record, so that no attribute of a file that was here before survives.
-        let at = self.inode_at(number)?;
-        let rest = at + RawInode::LEN as u64..at + u64::from(self.geometry.inode_size);
-        self.put_zeros(rest.start, rest.end - rest.start)?;
+    /// Stores a new inode with what stands in it of attributes; without, zeros, so that no attribute of a file that was
+    /// here before survives.
+    fn write_new_inode(&self, number: InodeNo, record: &RawInode, attributes: Option<&[u8]>) -> Result<(), Error> {
+        let at = self.inode_at(number)? + RawInode::LEN as u64;
+        match attributes {
+            Some(bytes) => self.put(at, bytes)?,
+            None => self.put_zeros(at, self.new_area() as u64)?,
+        }
         self.write_raw_inode(number, record)
     }
 
-    /// Gives an inode back that nothing names.
-    fn unmake(&self, number: InodeNo, directory: bool) -> Result<(), Error> {
-        let block = match self.raw_inode(number)? {
-            raw if raw.blocks512() != 0 => raw.block(0),
-            _ => 0,
-        };
+    /// Bytes for attributes in a new inode.
+    pub(crate) fn new_area(&self) -> usize {
+        usize::from(self.geometry.inode_size).saturating_sub(RawInode::LEN)
+    }
+
+    /// Gives an inode back that nothing names, with the blocks of `made`, its record, if it came so far.
+    fn unmake(&self, number: InodeNo, directory: bool, made: Option<&RawInode>) -> Result<(), Error> {
         self.write_raw_inode(number, &RawInode::default())?;
         self.fence()?;
-        if block != 0 {
-            self.free_blocks(block, 1)?;
+        if let Some(raw) = made {
+            let attributes = raw.attribute_block();
+            let of_attributes = if attributes != 0 { self.geometry.block_size / 512 } else { 0 };
+            // The first pointer of a file without blocks of its own may be something else.
+            let own = if raw.blocks512() > of_attributes { raw.block(0) } else { 0 };
+            for block in [own, attributes].into_iter().filter(|&block| block != 0) {
+                self.free_blocks(block, 1)?;
+            }
         }
         self.free_inode(number, directory)
     }

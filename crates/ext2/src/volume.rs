@@ -186,7 +186,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         Inode::check(&self.raw_inode(number)?, number, self.geometry.largest_file())
     }
 
-    /// Changes attributes of an inode. Its ctime becomes now, unless given.
+    /// Changes attributes of an inode. Its ctime becomes now, unless given. New permissions are those of its ACL too, if it has
+    /// one.
     ///
     /// # Errors
     /// [`Error::ReadOnly`]; as [`Volume::inode`].
@@ -195,6 +196,14 @@ impl<D: Device, E: Env> Volume<D, E> {
         let _guard = self.env.exclusive(LockId::Inode(number.0));
         // That it is in use.
         self.read_inode(number)?;
+        match change.permissions {
+            Some(mode) if self.has_attributes(number)? && self.set_mode_of_list(number, change, mode)? => Ok(()),
+            _ => self.store_attributes(number, change),
+        }
+    }
+
+    /// As [`Volume::set_attributes`], of the inode alone, by one who has its lock.
+    pub(crate) fn store_attributes(&self, number: InodeNo, change: &SetAttributes) -> Result<(), Error> {
         let at = self.inode_at(number)?;
         let old = self.raw_inode(number)?;
         let mut new = old;

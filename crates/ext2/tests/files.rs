@@ -273,3 +273,18 @@ fn a_file_that_claims_metadata_cannot_write_there() {
         assert!(same || block == 1, "block {block} was changed");
     }
 }
+
+/// Contract 3, write: short when space ends, and not before: the blocks of pointers are left room, whatever one write asks for.
+#[test]
+fn one_large_write_uses_all_space_there_is() {
+    let volume = volume(1500, 16);
+    let new = NewInode { kind: NewKind::Regular, permissions: 0o644, uid: 0, gid: 0 };
+    let number = volume.create(InodeNo::ROOT, b"f", &new).unwrap();
+    let File::Cached(open) = volume.file(number).unwrap() else { unreachable!() };
+    let free = volume.statfs().unwrap().free_blocks as usize;
+    let written = ops::write(&open, 0, &vec![1; 8 << 20], &Writer::default()).unwrap();
+    assert_eq!(volume.statfs().unwrap().free_blocks, 0);
+    // One block of pointers to data, one to such, and those that it leads to.
+    assert_eq!(written, (free - 3) * 4096);
+    support::fsck(&volume);
+}

@@ -145,6 +145,17 @@ pub enum Error {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// A part of a window cannot be mapped: the errno of the call.
+    #[error(
+        "{pages} pages cannot be mapped into the process: {errno}; the limits are its address space (ulimit -v) and its number of \
+         mappings (vm.max_map_count), of which a file needs one for each run"
+    )]
+    Window {
+        /// How many.
+        pages: u64,
+        /// What the system said.
+        errno: Errno,
+    },
     /// The image changed while it was read: `EAGAIN`.
     #[error("{image} changed while it was loaded: load it again when nothing writes to it", image = image.display())]
     Changed {
@@ -203,7 +214,7 @@ impl Error {
     /// The errno that stands for this error.
     pub fn errno(&self) -> i32 {
         match self {
-            Self::File { errno, .. } => *errno,
+            Self::File { errno, .. } | Self::Window { errno, .. } => *errno,
             Self::NotAFile { .. } | Self::Empty { .. } | Self::NotWholePages { .. } => Errno::INVAL,
             Self::BadName { .. } => Errno::INVAL,
             Self::TooLarge { .. } => Errno::FBIG,

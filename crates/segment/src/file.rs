@@ -104,8 +104,21 @@ impl MappedFile {
                 .is_ok_and(|s| u64::try_from(s.st_size).is_ok_and(|n| n >= self.map.len() as u64))
     }
 
-    /// Makes all that was written durable, where the file system is. (The device says it is not persistent: it does
-    /// not order single writes.)
+    /// Why single stores cannot be made durable in their order, and the device says that it is not persistent; `None` when they
+    /// can, by flush and fence.
+    pub fn not_persistent(&self) -> Option<&'static str> {
+        match (self.map.is_persistent(), self.access) {
+            (true, _) => None,
+            (_, Access::ReadOnly) => Some("it is only read"),
+            _ if !cfg!(target_arch = "x86_64") => Some("only x86-64 is known how to flush and fence for"),
+            _ => Some(
+                "the kernel does not map it synchronously (MAP_SYNC): it is not on a file system with DAX on persistent memory",
+            ),
+        }
+    }
+
+    /// Makes all that was written durable, where the file system is. It does not order single stores:
+    /// [`MappedFile::not_persistent`].
     ///
     /// # Errors
     /// The system's.
@@ -154,7 +167,12 @@ impl Device for MappedFile {
     }
 
     fn properties(&self) -> Properties {
-        Properties { writable: self.access == Access::ReadWrite, sealed: self.map.is_sealed(), ..Properties::default() }
+        Properties {
+            writable: self.access == Access::ReadWrite,
+            sealed: self.map.is_sealed(),
+            persistent: self.map.is_persistent(),
+            ..Properties::default()
+        }
     }
 
     #[inline]
@@ -180,6 +198,10 @@ impl Device for MappedFile {
         let Some(range) = range.filter(|range| range.end <= self.map.len() && !self.present.is_empty()) else {
             return self.write(at, from);
         };
+        // What is to be durable in order goes by stores, which can be flushed.
+        if self.map.is_persistent() {
+            return self.write(at, from);
+        }
         if self.present[range.start / STEP..range.end.div_ceil(STEP)].iter().all(|step| step.load(Ordering::Relaxed)) {
             return self.write(at, from);
         }
@@ -197,6 +219,17 @@ impl Device for MappedFile {
             }
             at = stop;
         }
+        Ok(())
+    }
+
+    fn flush(&self, at: u64, len: u64) -> std::result::Result<(), xip_core::Error> {
+        let clip = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        self.map.flush(clip(at), clip(len));
+        Ok(())
+    }
+
+    fn fence(&self) -> std::result::Result<(), xip_core::Error> {
+        self.map.fence();
         Ok(())
     }
 }

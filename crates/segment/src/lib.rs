@@ -4,6 +4,7 @@
 //!
 //! * [`Memory`], [`MappedFile`] and [`PlainFile`] are devices: storage of this process, of a file or shared-memory
 //!   object mapped into it, and of a file that is only read and written.
+//! * A [`Window`] is address space in which runs of such storage stand in the order of a file.
 //! * A [`Store`] is a user's segments by name: [`Store::load`] brings an image into memory that nobody can write or
 //!   shrink, [`Store::get`] gives it to whoever the directory allows, and [`holder`] says what keeps it there.
 //! * [`lock`] sees to it that one writes an image, or many read it, and names whoever has it.
@@ -34,6 +35,7 @@ pub use holder::Lease;
 pub use load::{Check, Progress};
 pub use lock::lock;
 pub use memory::Memory;
+pub use memory::window::{Part, Sharing, Window};
 pub use plain::PlainFile;
 pub use segment::{Info, Segment};
 pub use stat::Stat;

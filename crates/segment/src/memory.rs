@@ -5,6 +5,10 @@
 //! the object itself, so no one else has to be believed.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod persist;
+pub(crate) mod window;
+
 use rustix::fs::SealFlags;
 use rustix::io::{Errno, Result};
 use rustix::mm::{self, MapFlags, ProtFlags};
@@ -24,6 +28,8 @@ pub(crate) struct Map {
     len: usize,
     writable: bool,
     sealed: bool,
+    /// Mapped so that what is flushed and fenced survives a loss of power.
+    persistent: bool,
 }
 
 // SAFETY: a map is an address and a length that stay valid until it is dropped, and is only used through regions, which
@@ -38,38 +44,27 @@ impl Map {
         // SAFETY: no address is asked for, so nothing that exists is touched.
         let start =
             unsafe { mm::mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
-        Ok(Self { start: non_null(start)?, len, writable: true, sealed: false })
+        Ok(Self { start: non_null(start)?, len, writable: true, sealed: false, persistent: false })
     }
 
-    /// The first `len` bytes of an object, shared with all who map it.
+    /// The first `len` bytes of an object, shared with all who map it. If it is to be written and is on persistent memory, so that
+    /// stores can be made durable by [`Map::flush`].
     pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, writable: bool) -> Result<Self> {
         // Only a memfd has seals at all. With these two nobody can write to it, nor take its end away, ever again.
         let needed = SealFlags::WRITE | SealFlags::SHRINK;
         let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
 
-        let space = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
-        // SAFETY: no address is asked for.
-        let reserved = unsafe {
-            mm::mmap_anonymous(ptr::null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
-        };
-        let before = reserved.addr().next_multiple_of(HUGE) - reserved.addr();
-        let start = reserved.wrapping_byte_add(before);
-        let after = start.wrapping_byte_add(len);
-        // SAFETY: `[start, start + len)` is inside the reservation, which is ours and unused; so are the two ends that
-        // are given back. `len` is a whole number of pages (callers), hence so are all the bounds. After a failed mmap
-        // the ends may stay reserved: address space without memory.
+        let persistent = writable && cfg!(target_arch = "x86_64") && is_synchronous(fd);
+        let flags = if persistent { MapFlags::SHARED_VALIDATE | MapFlags::SYNC } else { MapFlags::SHARED };
+        let start = reserve(len, 0)?;
+        // SAFETY: `[start, start + len)` is the reservation, which is ours and unused; `len` is a whole number of pages (callers).
         let start = unsafe {
-            let start = mm::mmap(start, len, prot, MapFlags::SHARED | MapFlags::FIXED, fd, 0).inspect_err(|_| {
-                let _ = mm::munmap(reserved, space);
-            })?;
-            if before != 0 {
-                mm::munmap(reserved, before)?;
-            }
-            mm::munmap(after, HUGE - before)?;
-            start
+            mm::mmap(start, len, prot, flags | MapFlags::FIXED, fd, 0).inspect_err(|_| {
+                let _ = mm::munmap(start, len);
+            })?
         };
-        Ok(Self { start: non_null(start)?, len, writable, sealed })
+        Ok(Self { start: non_null(start)?, len, writable, sealed, persistent })
     }
 
     pub(crate) fn is_sealed(&self) -> bool {
@@ -114,6 +109,32 @@ impl Map {
         if answer == 0 { Ok(()) } else { Err(last_errno()) }
     }
 
+    /// Whether [`Map::flush`] and [`Map::fence`] make stores durable.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Starts to make `[from, from + len)` durable, clipped to what is mapped.
+    pub(crate) fn flush(&self, from: usize, len: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self.persistent {
+            let from = from.min(self.len);
+            let len = len.min(self.len - from);
+            // SAFETY: the part is inside the map, and the processor was asked for the instruction.
+            unsafe { persist::Flush::of_processor().range(self.start.as_ptr().add(from), len) }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (from, len);
+    }
+
+    /// Returns when all that this thread has flushed is durable.
+    pub(crate) fn fence(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.persistent {
+            persist::fence();
+        }
+    }
+
     /// Where it is.
     pub(crate) fn address(&self) -> usize {
         self.start.as_ptr().addr()
@@ -126,6 +147,40 @@ impl Drop for Map {
         // An error could only mean that it is not mapped, and there is nobody to tell.
         let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
+}
+
+/// Whether the object can be mapped so that its storage itself is what is stored to: a file system refuses that elsewhere
+/// than on persistent memory, and a kernel that does not know it does too.
+fn is_synchronous(fd: BorrowedFd<'_>) -> bool {
+    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED_VALIDATE | MapFlags::SYNC);
+    // SAFETY: no address is asked for, so nothing that exists is touched, and nobody else knows what is unmapped again.
+    unsafe {
+        let Ok(probe) = mm::mmap(ptr::null_mut(), PAGE_SIZE, prot, flags, fd, 0) else { return false };
+        let _ = mm::munmap(probe, PAGE_SIZE);
+    }
+    true
+}
+
+/// Takes address space without memory, of `len` bytes, whole pages. Its address is `phase` modulo 2 MiB, itself a multiple of a page
+/// and less than that.
+fn reserve(len: usize, phase: usize) -> Result<*mut std::ffi::c_void> {
+    let space = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+    // SAFETY: no address is asked for, so nothing that exists is touched.
+    let reserved = unsafe {
+        mm::mmap_anonymous(ptr::null_mut(), space, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
+    };
+    let before = phase.wrapping_sub(reserved.addr()) % HUGE;
+    let start = reserved.wrapping_byte_add(before);
+    // SAFETY: both ends that are given back are inside the reservation, which is ours and unused, and outside of `[start,
+    // start + len)`: `before` is less than 2 MiB, and all bounds are whole pages. Should it fail, they stay reserved:
+    // address space without memory.
+    unsafe {
+        if before != 0 {
+            mm::munmap(reserved, before)?;
+        }
+        mm::munmap(start.wrapping_byte_add(len), HUGE - before)?;
+    }
+    Ok(start)
 }
 
 fn non_null(start: *mut std::ffi::c_void) -> Result<NonNull<u8>> {

@@ -180,3 +180,26 @@ fn zeros_in_fresh_pages_of_a_new_file_take_no_storage_and_in_used_ones_are_store
     );
     assert!(device.zero(2047 * 4096, 4097).is_err());
 }
+
+/// Contract 1: a device states what it is. Where the kernel refuses `MAP_SYNC` nothing promises that flushed is durable, and it says so.
+#[test]
+fn a_file_that_is_not_on_persistent_memory_says_that_it_is_not_persistent_and_why() {
+    let device = MappedFile::open(file_of(2 * PAGE_SIZE), Access::ReadWrite).unwrap();
+    match device.not_persistent() {
+        Some(reason) => {
+            assert!(reason.contains("MAP_SYNC"), "{reason}");
+            assert!(!device.properties().persistent);
+        }
+        None => {
+            println!("the temporary directory is on persistent memory");
+            assert!(device.properties().persistent);
+        }
+    }
+    // Whatever it is, and whatever the range: no fault.
+    for (at, len) in [(0, 1), (4095, 2), (8191, 1), (8192, 10), (u64::MAX, u64::MAX), (0, u64::MAX)] {
+        device.flush(at, len).unwrap();
+    }
+    device.fence().unwrap();
+    let device = MappedFile::open(file_of(PAGE_SIZE), Access::ReadOnly).unwrap();
+    assert!(device.not_persistent().is_some() && !device.properties().persistent);
+}

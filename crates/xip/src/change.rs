@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::file::File;
+use crate::held::Held;
 use crate::metadata::timestamp;
-use crate::opens::Held;
 use crate::options::OpenOptions;
 use crate::path::{self, Place};
 use crate::volume::{Volume, owner, stopped};

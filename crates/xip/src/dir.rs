@@ -1,8 +1,8 @@
 //! The entries of a directory, in the words of `std::fs::ReadDir`.
 
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::metadata::Metadata;
-use crate::opens::Held;
 use crate::volume::Volume;
 use std::collections::VecDeque;
 use std::ffi::OsString;

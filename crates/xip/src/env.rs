@@ -4,10 +4,11 @@
 //! for itself, and the order of locks ([`LockId`]) would not hold. Locks are made by the thousand when the first of them
 //! is wanted. A volume that cannot change has none.
 
+use crate::pins::Maps;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use xip_core::{Env, LockId, Timestamp};
+use xip_core::{Env, Freed, LockId, Run, Timestamp};
 use xip_ext2::Geometry;
 
 /// The environment of a volume here: with locks where it can be written.
@@ -23,6 +24,7 @@ struct Locks {
     inodes: Table,
     groups: Table,
     superblock: RwLock<()>,
+    maps: Maps,
 }
 
 impl Threads {
@@ -38,12 +40,19 @@ impl Threads {
             inodes: Table::new(geometry.inodes),
             groups: Table::new(geometry.groups),
             superblock: RwLock::default(),
+            maps: Maps::default(),
         };
         Self { locks: Some(Box::new(locks)), ..Self::frozen() }
     }
 
     pub(crate) fn set_access_times(&self, kept: bool) {
         self.no_access_times.store(!kept, Ordering::Relaxed);
+    }
+
+    /// Pins and mapped files; `None` where nothing changes.
+    #[inline]
+    pub(crate) fn maps(&self) -> Option<&Maps> {
+        self.locks.as_deref().map(|locks| &locks.maps)
     }
 }
 
@@ -137,6 +146,16 @@ impl Env for Threads {
     #[inline]
     fn exclusive(&self, what: LockId) -> Guard<'_> {
         self.locks.as_deref().map_or(Guard::None, |locks| locks.exclusive(what))
+    }
+
+    fn freed(&self, run: Run) -> Freed {
+        self.maps().map_or(Freed::Now(run.count), |maps| maps.freed(run))
+    }
+
+    fn moved(&self, inode: u32) {
+        if let Some(maps) = self.maps() {
+            maps.moved(inode);
+        }
     }
 }
 

@@ -68,6 +68,14 @@ pub enum Error {
     /// The file was not opened for this: `EBADF`.
     #[error("the file was not opened to be {0}; see OpenOptions")]
     NotOpenedTo(&'static str),
+    /// A page of the file that a map does not show: `EFAULT`, as a `SIGBUS` becomes for system calls.
+    #[error("page {page} of the file is {}", if *.in_map { "at or beyond its end" } else { "not in the map" })]
+    NotMapped {
+        /// The page of the file.
+        page: u64,
+        /// Whether it is in the map at all.
+        in_map: bool,
+    },
     /// The arguments make no sense: `EINVAL`.
     #[error("{0}")]
     Invalid(&'static str),
@@ -90,6 +98,7 @@ impl Error {
             Self::InUse { .. } | Self::StillInUse => Errno::BUSY.raw_os_error(),
             Self::Damaged { .. } => Errno::UCLEAN.raw_os_error(),
             Self::NotOpenedTo(_) => Errno::BADF.raw_os_error(),
+            Self::NotMapped { .. } => Errno::FAULT.raw_os_error(),
             Self::Invalid(_) => Errno::INVAL.raw_os_error(),
             Self::Loop { .. } => xip_core::error::errno::ELOOP,
             Self::Segment(error) => error.errno(),

@@ -6,8 +6,8 @@
 use crate::env::Threads;
 use crate::error::{Error, Result};
 use crate::extents::{Kept, Runs};
+use crate::held::Held;
 use crate::metadata::Metadata;
-use crate::opens::Held;
 use crate::send;
 use crate::storage::Backing;
 use crate::volume::{Fs, Volume};
@@ -116,6 +116,12 @@ impl File {
             live,
             position: Mutex::new(0),
         })
+    }
+
+    /// The same file once more, with a position of its own.
+    pub(crate) fn again(&self) -> std::result::Result<Self, xip_ext2::Error> {
+        let access = self.live.as_ref().map_or(Access { read: true, write: false }, |live| live.access);
+        Self::open_as(&self.volume, self.inode.number, access, self.how())
     }
 
     /// What is known of the file.
@@ -273,15 +279,15 @@ impl File {
         Ok(bytes)
     }
 
-    fn how(&self) -> Writer {
+    pub(crate) fn how(&self) -> Writer {
         self.live.as_ref().map(|live| live.how).unwrap_or_default()
     }
 
-    fn check_read(&self) -> Result<()> {
+    pub(crate) fn check_read(&self) -> Result<()> {
         if self.live.as_ref().is_none_or(|live| live.access.read) { Ok(()) } else { Err(Error::NotOpenedTo("read")) }
     }
 
-    fn check_write(&self) -> Result<()> {
+    pub(crate) fn check_write(&self) -> Result<()> {
         if self.live.as_ref().is_some_and(|live| live.access.write) {
             Ok(())
         } else {
@@ -289,7 +295,7 @@ impl File {
         }
     }
 
-    fn check_in_place(&self) -> std::result::Result<(), xip_ext2::Error> {
+    pub(crate) fn check_in_place(&self) -> std::result::Result<(), xip_ext2::Error> {
         if self.in_place { Ok(()) } else { self.volume.0.fs.in_place() }
     }
 

@@ -1,14 +1,14 @@
 //! A volume by inode numbers: for a mount, a runner, a guest, which have a number and no path.
 
 use crate::file::File;
+use crate::held::Held;
 use crate::metadata::Metadata;
-use crate::opens::Held;
 use crate::options::OpenOptions;
 use crate::path;
 use crate::volume::Volume;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use xip_ext2::{DirEntry, Error, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes};
+use xip_ext2::{DirEntry, Error, InodeNo, Kind, NewInode, Rename, SetAttributes};
 
 const SET_UID: u16 = 0o4000;
 const SET_GID: u16 = 0o2000;
@@ -114,24 +114,27 @@ impl<'v> Inodes<'v> {
         options.open_inode(self.0, ino)
     }
 
-    /// Makes something new with a name, and holds it.
+    /// Makes something new with a name, and holds it. As everywhere, its directory gives it its group (set-group-id) and its
+    /// default ACL.
     ///
     /// # Errors
     /// As [`xip_ext2::Volume::create`].
     pub fn create(self, directory: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<Held, Error> {
+        self.create_masked(directory, name, new, 0)
+    }
+
+    /// As [`Inodes::create`], and `umask` is taken from the permissions where the directory has no default ACL: what a program's
+    /// call asks for, which a mount passes on.
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::create`].
+    pub fn create_masked(self, directory: InodeNo, name: &[u8], new: &NewInode<'_>, umask: u32) -> Result<Held, Error> {
         self.live()?;
-        let mut new = *new;
-        let parent = self.0.0.fs.inode(directory)?;
-        // As everywhere: a directory with this bit gives its group, and the bit to directories.
-        if parent.permissions & SET_GID != 0 {
-            new.gid = parent.gid;
-            if matches!(new.kind, NewKind::Directory) {
-                new.permissions |= SET_GID;
-            }
-        }
+        // The lower nine bits are meant.
+        let umask = (umask & 0o777) as u16;
         for _ in 0..1000 {
             let gone = self.0.0.gone();
-            let ino = self.0.0.fs.create(directory, name, &new)?;
+            let ino = self.0.0.fs.create_inheriting(directory, name, new, umask)?;
             let held = self.hold(ino);
             if self.0.0.none_gone_since(gone) || self.0.0.fs.lookup(directory, name)? == Some(ino) {
                 return Ok(held);

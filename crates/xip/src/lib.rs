@@ -73,6 +73,8 @@
 //! | open an image or a segment; read, make, move and remove by path | [`Volume`] |
 //! | open a file to be written, appended to, made | [`OpenOptions`] |
 //! | read and write a file, at a position or anywhere; its size, its space, its storage | [`File`] |
+//! | map its storage itself into the process | [`File::map`], [`Map`] |
+//! | do many operations at once | [`aio`] |
 //! | go by inode numbers: a mount, a runner | [`Inodes`] |
 //!
 //! # What holds
@@ -90,13 +92,15 @@
 //!
 //! # What does not
 //!
-//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user, and no umask is
-//!   applied. Default ACLs of a directory are not inherited.
+//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user. The
+//!   process's umask and `RLIMIT_FSIZE` are not asked: [`OpenOptions::umask`] and [`OpenOptions::limit`] are.
 //! * ext2 has no storage beyond the end of a file, so [`File::allocate`] that keeps the size stays inside it.
-//! * [`File::piece`] and [`File::as_slice`] lend storage only where it cannot change.
+//! * [`File::piece`], [`File::as_slice`] and [`Map::as_slice`] lend storage only where it cannot change.
+//! * A volume in memory of this process ([`xip_segment::Memory`]) cannot be mapped a second time.
 //! * A store into an image that is sparse, on a file system that is full, or into one that was cut shorter meanwhile, is a `SIGBUS`.
 #![forbid(unsafe_code)]
 
+pub mod aio;
 mod change;
 mod dentry;
 mod dir;
@@ -104,22 +108,27 @@ mod env;
 mod error;
 mod extents;
 mod file;
+mod held;
 mod inodes;
+mod map;
 mod metadata;
 mod opens;
 mod options;
 mod path;
+mod pins;
 mod send;
 mod storage;
+mod sync;
 mod volume;
 
 pub use dir::{DirEntry, ReadDir};
 pub use error::{Error, Result};
 pub use extents::Placed;
 pub use file::{File, Piece};
+pub use held::Held;
 pub use inodes::Inodes;
+pub use map::Map;
 pub use metadata::Metadata;
-pub use opens::Held;
 pub use options::OpenOptions;
 pub use storage::Storage;
 pub use volume::Volume;
@@ -129,3 +138,4 @@ pub use xip_core::{PAGE_SIZE, PageIndex, PageNo, Region, Run, Timestamp};
 pub use xip_ext2::{
     Error as VolumeError, Geometry, Inode, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes, Statfs,
 };
+pub use xip_segment::Sharing;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, File};
-use crate::opens::Held;
+use crate::held::Held;
 use crate::path;
 use crate::volume::{Volume, owner, stopped};
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +31,8 @@ pub struct OpenOptions {
     create: bool,
     create_new: bool,
     mode: u32,
+    umask: u32,
+    limit: u64,
     owner: Option<(u32, u32)>,
     durable: Durable,
     keep_set_id: bool,
@@ -53,6 +55,8 @@ impl OpenOptions {
             create: false,
             create_new: false,
             mode: 0o644,
+            umask: 0,
+            limit: u64::MAX,
             owner: None,
             durable: Durable::No,
             keep_set_id: false,
@@ -95,9 +99,24 @@ impl OpenOptions {
         self
     }
 
-    /// Permission bits of a new file. No umask is taken from it.
+    /// Permission bits of a new file. The process's umask is not taken from it, since only a change of it would tell what it is;
+    /// see [`OpenOptions::umask`].
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
+        self
+    }
+
+    /// Permission bits that a new file does not get, unless its directory has a default ACL, which decides then: as everywhere.
+    pub fn umask(&mut self, umask: u32) -> &mut Self {
+        self.umask = umask;
+        self
+    }
+
+    /// No byte is written at or beyond this offset, and no size set beyond it, as by `RLIMIT_FSIZE`: a write that would is
+    /// short, and `EFBIG` when nothing is left of it. The process's own limit is not looked at: no file of the process
+    /// grows but the image, which does not either.
+    pub fn limit(&mut self, bytes: u64) -> &mut Self {
+        self.limit = bytes;
         self
     }
 
@@ -166,7 +185,7 @@ impl OpenOptions {
         // The lower 12 bits fit.
         let permissions = (self.mode & 0o7777) as u16;
         let new = NewInode { kind: NewKind::Regular, permissions, uid, gid };
-        let held = volume.inodes().create(directory.ino(), name, &new)?;
+        let held = volume.inodes().create_masked(directory.ino(), name, &new, self.umask)?;
         File::open_as(volume, held.ino(), self.access(), self.writer())
     }
 
@@ -195,7 +214,7 @@ impl OpenOptions {
     }
 
     fn writer(&self) -> Writer {
-        Writer { append: self.append, keep_set_id: self.keep_set_id, durable: self.durable, ..Writer::default() }
+        Writer { append: self.append, keep_set_id: self.keep_set_id, limit: self.limit, durable: self.durable }
     }
 
     /// The combinations that `std::fs` refuses.

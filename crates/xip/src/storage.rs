@@ -86,6 +86,14 @@ impl Backing {
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.storage.fd()
     }
+
+    /// The file, when it is mapped.
+    pub(crate) fn mapped(&self) -> Option<&MappedFile> {
+        match &self.storage {
+            Storage::Mapped(mapped) => Some(mapped),
+            Storage::Plain(_) | Storage::Memory(_) => None,
+        }
+    }
 }
 
 /// The same call on whichever device it is.

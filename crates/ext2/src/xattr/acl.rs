@@ -112,6 +112,48 @@ pub(super) fn to_stored(handed: &[u8], to: &mut [u8]) -> Result<usize, Error> {
     if last == OTHER { Ok(at) } else { Err(BAD) }
 }
 
+/// Which of the nine permission bits an entry stands for: how far up they are. Named ones stand for none.
+fn shift(tag: u16) -> Option<u32> {
+    match tag {
+        USER_OBJ => Some(6),
+        GROUP_OBJ | MASK => Some(3),
+        OTHER => Some(0),
+        _ => None,
+    }
+}
+
+/// The permission bits that a list, as the kernel hands them out, stands for: the mask is what a mode calls the group. And
+/// whether it says more than a mode can.
+pub(crate) fn mode(list: &[u8]) -> (u16, bool) {
+    let (mut mode, mut more) = (0, false);
+    for entry in list.get(VERSION..).unwrap_or_default().as_chunks::<LONG>().0 {
+        let (tag, permissions) = (u16::from_le_bytes(bytes_at(entry, 0)), u16::from_le_bytes(bytes_at(entry, 2)) & 7);
+        more |= matches!(tag, USER | GROUP | MASK);
+        if let Some(shift) = shift(tag) {
+            // Tags go up, so a mask comes after the group.
+            mode = mode & !(7 << shift) | permissions << shift;
+        }
+    }
+    (mode, more)
+}
+
+/// Makes a list, as the kernel hands them out, that of a file of these permissions: those of the owner and of all others, and
+/// those of the mask, or of the group where there is no mask. With `limit`, none are added to what the list allows.
+pub(crate) fn set_mode(list: &mut [u8], permissions: u16, limit: bool) {
+    let entries = list.get_mut(VERSION..).unwrap_or_default().as_chunks_mut::<LONG>().0;
+    let has_mask = entries.iter().any(|entry| u16::from_le_bytes(bytes_at(entry, 0)) == MASK);
+    for entry in entries {
+        let (tag, old) = (u16::from_le_bytes(bytes_at(entry, 0)), u16::from_le_bytes(bytes_at(entry, 2)));
+        if tag == GROUP_OBJ && has_mask {
+            continue;
+        }
+        if let Some(shift) = shift(tag) {
+            let new = permissions >> shift & 7 & if limit { old } else { 7 };
+            entry[2..4].copy_from_slice(&new.to_le_bytes());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -177,6 +219,25 @@ mod tests {
         assert!(to_stored(&handed(&FULL)[..20], &mut to).is_err());
         assert!(to_stored(&[], &mut to).is_err());
         assert_eq!(to_stored(&handed(&FULL), &mut to[..40]), Err(Error::ValueTooLarge));
+    }
+
+    #[test]
+    fn a_mode_and_a_list_agree_by_way_of_the_mask() {
+        assert_eq!(mode(&handed(&FULL)), (0o770, true));
+        assert_eq!(mode(&handed(&[FULL[0], FULL[3], FULL[6]])), (0o750, false));
+        let mut list = handed(&FULL);
+        set_mode(&mut list, 0o641, false);
+        assert_eq!(mode(&list), (0o641, true));
+        // The group itself keeps what it has, and nobody's permissions but those change.
+        let [user, group] =
+            [5, 10].map(|entry| u16::from_le_bytes(bytes_at(&list[VERSION + LONG..], entry - entry % 8 + 2)));
+        assert_eq!((user, group), (5, 4));
+        let mut list = handed(&[(USER_OBJ, 6, NO_ID), (GROUP_OBJ, 5, NO_ID), (OTHER, 1, NO_ID)]);
+        set_mode(&mut list, 0o774, true);
+        assert_eq!(mode(&list), (0o650, false));
+        for bad in [&[][..], &[2, 0], &[2, 0, 0, 0, 1]] {
+            assert_eq!(mode(bad), (0, false));
+        }
     }
 
     #[test]

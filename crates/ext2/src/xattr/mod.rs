@@ -10,7 +10,7 @@
 //! They stand in what is left of the inode, as long as there is room, and then in one block. Here are only bytes: who
 //! calls reads them from storage, and stores what has changed in both places at once (contract 7, rule 3).
 
-mod acl;
+pub(crate) mod acl;
 mod area;
 mod hash;
 mod name;
@@ -20,6 +20,10 @@ mod tests;
 use crate::error::Error;
 use area::{Area, Attribute, Built, Place, build};
 use name::Name;
+
+/// The names of POSIX ACLs: a file's own, and what a directory gives to what is made in it.
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// The bytes that can hold a file's attributes.
 #[derive(Clone, Copy)]
@@ -94,6 +98,14 @@ fn value_len(storage: &Storage<'_>, attribute: &Attribute<'_>) -> Result<usize, 
     } else {
         Ok(attribute.value.len())
     }
+}
+
+/// That a value is a list as the kernel hands them out.
+///
+/// # Errors
+/// [`Error::Unsupported`]; [`Error::ValueTooLarge`] when no block holds it.
+pub(crate) fn check_list(value: &[u8]) -> Result<(), Error> {
+    acl::to_stored(value, &mut [0; 4096]).map(|_| ())
 }
 
 /// What a change of attributes left to store.

@@ -59,7 +59,10 @@ impl File {
         self.check_in_place()?;
         match self.opened()? {
             Opened::Kept(file) => self.walk(&file, first, pages),
-            Opened::InPlace(file) => self.walk(&file, first, pages),
+            Opened::InPlace(file) => {
+                let _guard = file.shared();
+                self.walk(&file, first, pages)
+            }
             // Said by `check_in_place`.
             Opened::Cached(_) => Ok(Vec::new()),
         }
@@ -73,13 +76,13 @@ impl File {
         self.layout(PageIndex(0), u64::MAX)
     }
 
-    fn walk<M: Mapping<Error = xip_ext2::Error>>(
+    /// [`File::layout`], by one who has the file's lock.
+    pub(crate) fn walk<M: Mapping<Error = xip_ext2::Error>>(
         &self,
         file: &InPlace<M>,
         first: PageIndex,
         pages: u64,
     ) -> Result<Vec<Placed>> {
-        let _guard = file.shared();
         let mut runs = Vec::new();
         let end = first.0.saturating_add(pages).min(PageIndex::count(file.size()?).0);
         let (mut index, mut stored) = (first.0, 0);
