@@ -72,7 +72,10 @@ impl Content {
 
     /// Zeros where there is storage.
     pub fn zero(&mut self, at: u64, end: u64) {
-        for (page, bytes) in self.pages.range_mut(at / PAGE..end.div_ceil(PAGE).max(at / PAGE)) {
+        if at >= end {
+            return;
+        }
+        for (page, bytes) in self.pages.range_mut(at / PAGE..end.div_ceil(PAGE)) {
             let within = |n: u64| n.saturating_sub(page * PAGE).min(PAGE) as usize;
             bytes[within(at)..within(end)].fill(0);
         }

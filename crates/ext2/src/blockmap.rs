@@ -67,11 +67,14 @@ impl Path {
     }
 }
 
+/// New blocks of pointers on the way to a page, those of the lowest level last.
+type Made<'v, D, E> = [Option<Reservation<'v, D, E>>; 3];
+
 /// Storage for a hole, durable, and linked to nothing yet. Given back unless it is committed.
 pub(crate) struct Prepared<'v, D: Device, E: Env> {
     data: Reservation<'v, D, E>,
     /// New blocks of pointers on the way there.
-    made: [Option<Reservation<'v, D, E>>; 3],
+    made: Made<'v, D, E>,
     /// Where the pointers are stored that link all of it, how many, and the first; the others count up from there.
     pub(crate) pointer_at: u64,
     pub(crate) first: u32,
@@ -277,25 +280,53 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
             room = self.null_run(pointer_at, room)?.max(1);
         }
         let goal = self.goal_for(index)?;
-        let data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
+        let depth = last - level;
+        let (data, made) = self.reserve_with_pointers(goal, u32::try_from(room).unwrap_or(u32::MAX), depth)?;
         self.put_content(&data, within, from)?;
 
         // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
-        let mut made: [Option<Reservation<'v, D, E>>; 3] = [None, None, None];
         let mut first = data.first;
         for above in (level + 1..path.depth).rev() {
-            let pointers = volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1)?;
+            let Some(pointers) = &made[above - level - 1] else { break };
             volume.zero_blocks(pointers.first, 1)?;
             let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
             self.put_pointers(at, first, if above == last { data.count } else { 1 })?;
-            if let Some(goal) = self.goal.get().pointers {
-                self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
-            }
             first = pointers.first;
-            made[above - 1] = Some(pointers);
         }
         let count = if level == last { data.count } else { 1 };
         Ok(Prepared { data, made, pointer_at, first, count })
+    }
+
+    /// Reserves at most `want` blocks of data and `depth` blocks of pointers to them: fewer of data rather than none of pointers.
+    fn reserve_with_pointers(
+        &self,
+        goal: u32,
+        want: u32,
+        depth: usize,
+    ) -> Result<(Reservation<'v, D, E>, Made<'v, D, E>), Error> {
+        let data = self.volume.reserve(goal, want)?;
+        match self.reserve_pointers(goal, depth) {
+            Err(Error::NoSpace) if data.count > 1 => {
+                let rest = data.count.saturating_sub(u32::try_from(depth).unwrap_or(0)).max(1);
+                drop(data);
+                let data = self.volume.reserve(goal, rest)?;
+                Ok((data, self.reserve_pointers(goal, depth)?))
+            }
+            made => Ok((data, made?)),
+        }
+    }
+
+    /// Reserves so many blocks of pointers.
+    fn reserve_pointers(&self, goal: u32, depth: usize) -> Result<Made<'v, D, E>, Error> {
+        let mut made = [None, None, None];
+        for place in made[..depth].iter_mut().rev() {
+            let pointers = self.volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1)?;
+            if let Some(goal) = self.goal.get().pointers {
+                self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
+            }
+            *place = Some(pointers);
+        }
+        Ok(made)
     }
 
     /// A new block with these contents, to take the place of `old`, which the pointer at `pointer_at` leads to.

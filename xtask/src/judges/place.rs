@@ -33,7 +33,7 @@ impl By {
             Self::Kernel => command("mount"),
         };
         match self {
-            Self::Xip => mount.arg(image).arg(at).args(["-o", "rw,allow_other"]),
+            Self::Xip => mount.arg(image).arg(at).args(["-o", "rw,allow_other,suid,dev"]),
             Self::Kernel => mount.args(["-o", "loop"]).arg(image).arg(at),
         };
         run(&mut mount)
