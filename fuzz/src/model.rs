@@ -83,14 +83,17 @@ impl Content {
 
     /// The first byte from `at` on that has storage, or has none; the end is a hole.
     pub fn seek(&self, at: u64, data: bool) -> Option<u64> {
-        let pages = at / PAGE..self.size.div_ceil(PAGE).max(at / PAGE);
+        if at >= self.size {
+            return None;
+        }
+        let mut pages = at / PAGE..self.size.div_ceil(PAGE);
         let found = if data {
             self.pages.range(pages).next().map(|(page, _)| *page)
         } else {
-            pages.into_iter().find(|page| !self.pages.contains_key(page))
+            pages.find(|page| !self.pages.contains_key(page))
         };
-        let found = found.map(|page| at.max(page * PAGE));
-        if data { found } else { (at < self.size).then(|| found.unwrap_or(self.size)) }
+        let end = (!data).then_some(self.size);
+        found.map(|page| at.max(page * PAGE)).or(end)
     }
 }
 

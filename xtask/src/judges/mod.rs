@@ -74,7 +74,7 @@ fn judge_one(name: &str, by: By, long: bool, path: &OsStr) -> Result<()> {
     let log = own.join(format!("{name}.log"));
     let output = File::create(&log)?;
     // What hangs is ended.
-    let minutes = if long { "180m" } else { "10m" };
+    let minutes = if long { "300m" } else { "20m" };
     let mut judge = command("timeout");
     judge.args(["--kill-after=10s", minutes, "sh", "-eu"]);
     judge.arg(workspace().join("tests/judges").join(format!("{name}.sh"))).current_dir(place.path());
