@@ -2,6 +2,7 @@
 //! in it. The inodes have the numbers that the volume gave them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use xip_core::PAGE_SIZE;
 use xip_ext2::{Error, InodeNo, Kind, Rename};
 
@@ -37,16 +38,27 @@ pub struct Content {
 
 impl Content {
     pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
-        let end = self.size.min(at.saturating_add(len as u64));
-        (at..end).map(|n| self.pages.get(&(n / PAGE)).map_or(0, |page| page[(n % PAGE) as usize])).collect()
+        let end = self.size.min(at.saturating_add(len as u64)).max(at);
+        let mut bytes = Vec::with_capacity((end - at) as usize);
+        for (page, within) in pages(at, end) {
+            match self.pages.get(&page) {
+                Some(stored) => bytes.extend(&stored[within]),
+                None => bytes.resize(bytes.len() + within.len(), 0),
+            }
+        }
+        bytes
     }
 
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
-        for (n, byte) in (at..).zip(bytes) {
-            self.pages.entry(n / PAGE).or_insert([0; PAGE_SIZE])[(n % PAGE) as usize] = *byte;
+        let end = at + bytes.len() as u64;
+        let mut rest = bytes;
+        for (page, within) in pages(at, end) {
+            let (now, after) = rest.split_at(within.len());
+            self.pages.entry(page).or_insert([0; PAGE_SIZE])[within].copy_from_slice(now);
+            rest = after;
         }
         if !bytes.is_empty() {
-            self.size = self.size.max(at + bytes.len() as u64);
+            self.size = self.size.max(end);
         }
     }
 
@@ -72,12 +84,10 @@ impl Content {
 
     /// Zeros where there is storage.
     pub fn zero(&mut self, at: u64, end: u64) {
-        if at >= end {
-            return;
-        }
-        for (page, bytes) in self.pages.range_mut(at / PAGE..end.div_ceil(PAGE)) {
-            let within = |n: u64| n.saturating_sub(page * PAGE).min(PAGE) as usize;
-            bytes[within(at)..within(end)].fill(0);
+        for (page, within) in pages(at, end) {
+            if let Some(stored) = self.pages.get_mut(&page) {
+                stored[within].fill(0);
+            }
         }
     }
 
@@ -95,6 +105,13 @@ impl Content {
         let end = (!data).then_some(self.size);
         found.map(|page| at.max(page * PAGE)).or(end)
     }
+}
+
+/// The pages of `[at, end)`, and what of each belongs to it.
+fn pages(at: u64, end: u64) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let within = move |page: u64, n: u64| n.saturating_sub(page * PAGE).min(PAGE) as usize;
+    let all = at / PAGE..if at < end { end.div_ceil(PAGE) } else { at / PAGE };
+    all.map(move |page| (page, within(page, at)..within(page, end)))
 }
 
 pub fn is_dot(name: &[u8]) -> bool {

@@ -19,7 +19,7 @@ use xip_ext2::check::Summary;
 use xip_ext2::{Error, File, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes, Volume};
 
 /// The most operations of an input.
-const MOST: usize = 400;
+const MOST: usize = 150;
 /// Of all but the root.
 const OWNER: (u32, u32) = (1000, 100_000);
 const PAGE: u64 = PAGE_SIZE as u64;

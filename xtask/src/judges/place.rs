@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// Who mounts it.
@@ -36,7 +36,8 @@ impl By {
             Self::Xip => mount.arg(image).arg(at).args(["-o", "rw,allow_other,suid,dev"]),
             Self::Kernel => mount.args(["-o", "loop"]).arg(image).arg(at),
         };
-        run(&mut mount)
+        // Where it is mounted is known here.
+        run(mount.stdout(Stdio::null()))
     }
 
     fn unmount(self, at: &Path) -> Result<()> {
