@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod fuzz;
+mod judges;
 mod process;
 mod rootfs;
 mod setup;
 mod test;
+mod tools;
 
 use clap::Parser;
 use std::path::{Path, PathBuf};
@@ -24,6 +27,25 @@ enum Command {
     Bench,
     /// Format, lint, and all tests, as CI runs them
     Test,
+    /// Run fuzz targets under AddressSanitizer, from the committed corpus and what was found before
+    Fuzz {
+        /// Only this one
+        target: Option<fuzz::Target>,
+        /// For how long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+    /// Let programs that are not ours judge a volume that can be written
+    Judges {
+        /// Only these
+        judges: Vec<judges::Judge>,
+        /// Who mounts the volume
+        #[arg(long, value_enum, default_value_t = judges::By::Xip)]
+        by: judges::By,
+        /// As much as takes hours
+        #[arg(long)]
+        long: bool,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -32,6 +54,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Rootfs => drop(rootfs::ensure()?),
         Command::Bench => bench::run_all()?,
         Command::Test => return test::run_all(),
+        Command::Fuzz { target, seconds } => fuzz::run(target, seconds)?,
+        Command::Judges { judges, by, long } => judges::run(&judges, by, long)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// What is needed, and the Debian package that has it. A name with a slash is a file, otherwise a program.
-const NEEDED: [(&str, &str); 16] = [
+const NEEDED: [(&str, &str); 24] = [
     ("mke2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -23,6 +23,15 @@ const NEEDED: [(&str, &str); 16] = [
     // Programs in Go, for `crates/run/tests/go.rs`.
     ("fzf", "fzf"),
     ("shfmt", "shfmt"),
+    ("fio", "fio"),
+    ("sqlite3", "sqlite3"),
+    ("git", "git"),
+    ("make", "make"),
+    ("tar", "tar"),
+    ("timeout", "coreutils"),
+    // What `cargo install` needs for pjdfstest, and libFuzzer to be built.
+    ("/usr/include/sys/acl.h", "libacl1-dev"),
+    ("g++", "g++"),
 ];
 
 /// Makes sure that everything is there; asks apt only for what is not.

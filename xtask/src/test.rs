@@ -1,9 +1,12 @@
 //! All tests, as CI runs them. The closing lines are the test runner's own.
 
 use crate::process::{cargo, find, is_root, run};
-use crate::{rootfs, setup, target};
+use crate::{fuzz, judges, rootfs, setup, target};
 use anyhow::{Result, bail};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+
+/// Seconds for each fuzz target; `cargo xtask fuzz` has more.
+const FUZZED: u32 = 60;
 
 /// Set-up, format, lint, documentation tests, and then everything else, the real tree included.
 pub(crate) fn run_all() -> Result<ExitCode> {
@@ -15,26 +18,27 @@ pub(crate) fn run_all() -> Result<ExitCode> {
         println!("test: without the Debian tree, which root makes: sudo cargo xtask rootfs");
     }
 
-    let mut failed = Vec::new();
-    let mut step = |name: &'static str, command: &mut Command| {
-        println!("test: {name}");
-        if let Err(error) = run(command) {
-            eprintln!("test: {name} failed: {error:#}");
-            failed.push(name);
-        }
-    };
+    let mut steps = Steps::default();
     let strict = ["--", "-D", "warnings"];
-    step("format", cargo().args(["fmt", "--all", "--check"]));
-    step("clippy", cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict));
+    steps.run("format", || run(cargo().args(["fmt", "--all", "--check"])));
+    steps.run("clippy", || run(cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict)));
     // What stands outside the workspace must not rot there.
-    for outside in ["bench/Cargo.toml", "tests/no-alloc/Cargo.toml"] {
-        step("format outside", cargo().args(["fmt", "--check", "--manifest-path", outside]));
+    for outside in ["bench/Cargo.toml", "fuzz/Cargo.toml", "tests/no-alloc/Cargo.toml"] {
+        steps.run("format outside", || run(cargo().args(["fmt", "--check", "--manifest-path", outside])));
     }
     let mut bench = cargo();
     bench.args(["clippy", "--manifest-path", "bench/Cargo.toml", "--target-dir"]).arg(target());
-    step("clippy of bench", bench.args(strict));
+    steps.run("clippy of bench", || run(bench.args(strict)));
+    match judges::impossible() {
+        None => steps.run("judges", || judges::run(&[], judges::By::Xip, false)),
+        Some(reason) => println!("test: without judges: {reason}"),
+    }
+    match fuzz::impossible() {
+        None => steps.run("fuzz targets", || fuzz::run(None, FUZZED)),
+        Some(reason) => println!("test: without fuzz targets: {reason}"),
+    }
     if find("cargo-nextest").is_some() {
-        step("documentation", cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"]));
+        steps.run("documentation", || run(cargo().args(["test", "--workspace", "--doc", "--no-fail-fast"])));
         tests.args(["nextest", "run", "--workspace"]);
     } else {
         tests.args(["test", "--workspace", "--no-fail-fast", "--", "--test-threads=2"]);
@@ -43,8 +47,24 @@ pub(crate) fn run_all() -> Result<ExitCode> {
     if !tests.status()?.success() {
         return Ok(ExitCode::FAILURE); // The runner has said why.
     }
-    if !failed.is_empty() {
-        bail!("the tests passed, but not: {}", failed.join(", "));
+    if !steps.failed.is_empty() {
+        bail!("the tests passed, but not: {}", steps.failed.join(", "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What comes before the tests: one that fails does not keep the others from being run.
+#[derive(Default)]
+struct Steps {
+    failed: Vec<&'static str>,
+}
+
+impl Steps {
+    fn run(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) {
+        println!("test: {name}");
+        if let Err(error) = step() {
+            eprintln!("test: {name} failed: {error:#}");
+            self.failed.push(name);
+        }
+    }
 }

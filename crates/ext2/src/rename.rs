@@ -103,6 +103,11 @@ impl<D: Device, E: Env> Volume<D, E> {
             let source = self.lookup(old_parent, old_name)?.ok_or(Error::NotFound)?;
             let target = self.lookup(new_parent, new_name)?;
             if old_parent != new_parent {
+                // One that was removed takes no name; nor can it be said what it was below, since its `..` leads to a number that
+                // may be another's by now.
+                if self.inode(new_parent)?.links == 0 {
+                    return Err(Error::NotFound);
+                }
                 self.check_no_loop(source, new_parent)?;
                 if let (Rename::Exchange, Some(target)) = (how, target) {
                     self.check_no_loop(target, old_parent)?;

@@ -182,6 +182,36 @@ fn fallocate_leaves_nothing_beyond_the_end() {
     fsck(&volume);
 }
 
+/// Contract 3: `ENOSPC` after progress is a short write, and without progress only when there is no room for a byte.
+#[test]
+fn a_write_leaves_itself_room_for_the_blocks_of_pointers_it_needs() {
+    let made = volume(256, 64);
+    let volume = open(&made);
+    let filler = file(&volume, create(&volume, "filler"));
+    let number = create(&volume, "file");
+    let open = file(&volume, number);
+    let free = || volume.statfs().unwrap().free_blocks;
+    let left = 9;
+    // Direct pointers alone, as far as they go; the rest in files of a page.
+    for n in 0..12 {
+        ops::write(&filler, n * PAGE, b"x", &how()).unwrap();
+    }
+    for n in 0.. {
+        if free() <= left {
+            break;
+        }
+        let small = file(&volume, create(&volume, &format!("{n}")));
+        ops::write(&small, 0, &vec![1; ((free() - left) as usize).min(12) * PAGE_SIZE], &how()).unwrap();
+    }
+    assert_eq!(free(), left, "as many as the write below finds");
+    // Two levels of pointers, and what is left for data.
+    let at = (12 + 1024) * PAGE;
+    assert_eq!(ops::write(&open, at, &vec![7; 20 * PAGE_SIZE], &how()), Ok((left as usize - 2) * PAGE_SIZE));
+    assert_eq!((free(), open.size()), (0, Ok(at + u64::from(left - 2) * PAGE)));
+    assert_eq!(ops::write(&open, at + 10 * PAGE, b"x", &how()), Err(Error::NoSpace));
+    fsck(&volume);
+}
+
 /// Contract 3: "set-id bits dropped (setuid always, setgid if group-execute) unless the caller may keep them".
 #[test]
 fn set_id_bits_go_with_every_change_of_bytes_unless_they_may_stay() {

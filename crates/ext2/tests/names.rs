@@ -189,6 +189,21 @@ fn rename_replaces_only_what_may_be_replaced() {
     fsck(&volume);
 }
 
+/// It is only still open; below what it was, its `..` does not tell.
+#[test]
+fn a_directory_that_was_removed_takes_no_name_by_rename() {
+    let volume = volume(256, 64);
+    let root = InodeNo::ROOT;
+    let above = make(&volume, root, "above", NewKind::Directory);
+    let removed = make(&volume, above, "removed", NewKind::Directory);
+    assert_eq!(volume.rmdir(above, b"removed"), Ok(removed));
+    for how in [Rename::Replace, Rename::NoReplace, Rename::Exchange] {
+        assert_eq!(volume.rename(root, b"above", removed, b"name", how), Err(Error::NotFound), "{how:?}");
+    }
+    volume.release(removed).unwrap();
+    fsck(&volume);
+}
+
 #[test]
 fn exchange_swaps_files_and_directories_across_directories() {
     let volume = volume(512, 64);

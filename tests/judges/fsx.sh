@@ -1,0 +1,15 @@
+# fsx: random operations on one file, each read compared with what the file should hold.
+# LONG: 1,000,000 operations, and five seeds of 200,000.
+here=$(dirname "$0")
+run() {
+    echo "fsx: seed $1, $2 operations"
+    fsx -q -f "$here/fsx.toml" -P "$ARTIFACTS" -S "$1" -N "$2" "fsx-$1"
+    rm "fsx-$1"
+}
+if [ -n "$LONG" ]; then
+    run 1 1000000
+    for seed in 2 3 4 5 6; do run $seed 200000; done
+else
+    run 1 100000
+    for seed in 2 3; do run $seed 20000; done
+fi
