@@ -34,7 +34,7 @@ const INODES: u32 = 32;
 const NOW: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 0 };
 
 /// Orders that are tried of each scenario, by each of two ways to choose them.
-const ORDERS: usize = 150;
+const ORDERS: usize = 800;
 
 fn try_orders(scenario: impl Fn() + Send + Sync + Clone + 'static) {
     let config = || {
@@ -269,7 +269,8 @@ fn books(careful: bool) {
     impl World {
         fn give_back(&self, number: u32) {
             let file = self.table.lock().unwrap()[number as usize].take();
-            assert!(file.is_some(), "given back twice");
+            // A thread that has found a mistake lets go, too.
+            assert!(file.is_some() || std::thread::panicking(), "given back twice");
         }
     }
     let world = Arc::new(World {
@@ -293,7 +294,9 @@ fn books(careful: bool) {
                 let file = world.table.lock().unwrap()[held.1 as usize];
                 assert!(file.is_some(), "held, and gone");
                 thread::yield_now();
-                assert_eq!(world.table.lock().unwrap()[held.1 as usize], file, "held, and another file's");
+                // Outside the lock: a panic that poisons it would hide itself behind others.
+                let now = world.table.lock().unwrap()[held.1 as usize];
+                assert_eq!(now, file, "held, and another file's");
             }
         }));
     }
