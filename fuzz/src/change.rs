@@ -60,11 +60,11 @@ impl Change<'_> {
         }
     }
 
-    /// How many blocks it may want, with those of pointers.
+    /// With so many blocks free, space does not give out before anything is done: those that it needs and those of pointers.
     pub fn wanted(&self) -> u64 {
         match *self {
-            Self::Write { bytes, .. } => bytes.len() as u64 / PAGE + 5,
-            Self::Allocate { len, .. } | Self::Zero { len, .. } => len / PAGE + 5,
+            Self::Write { .. } => 4,
+            Self::Allocate { len, .. } | Self::Zero { len, .. } => len / PAGE + 2 + 6,
             Self::Truncate { .. } | Self::Punch { .. } => 0,
         }
     }
