@@ -5,12 +5,10 @@
 //! and it knows what each of its own requests changes. It also holds its own lock of a directory while names in it
 //! change, and of an inode while attributes do: what needs two calls on the volume here is not seen in between.
 
-mod acl;
 mod io;
 mod nodes;
 
 use crate::tree::{Attributes, Entry, Errno, id_of, inode_of};
-use acl::Acl;
 pub(crate) use io::Space;
 use nodes::Nodes;
 use std::ffi::{OsStr, OsString};
@@ -19,6 +17,8 @@ use xip::{InodeNo, Inodes, Kind, NewInode, NewKind, Rename, SetAttributes, Volum
 
 const ENOENT: Errno = rustix::io::Errno::NOENT.raw_os_error();
 const SET_GID: u16 = 0o2000;
+const ACCESS: &[u8] = b"system.posix_acl_access";
+const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// A volume being served, to be read and written.
 pub(crate) struct Live {
@@ -98,45 +98,10 @@ impl Live {
 
     /// Makes something new. Where its directory has a default ACL that says what its permissions are; the umask does elsewhere.
     pub(crate) fn make(&self, parent: u64, name: &[u8], new: &New<'_>) -> Result<Attributes, Errno> {
-        let directory = number(parent)?;
-        // The lower 12 bits fit.
-        let asked = (new.mode & 0o7777) as u16;
-        let is_link = matches!(new.kind, NewKind::Symlink(_));
-        let default = if is_link { None } else { self.inodes().xattr(directory, acl::DEFAULT).map_err(errno)? };
         let Caller { uid, gid } = new.caller;
-        let inode = |permissions| NewInode { kind: new.kind, permissions, uid, gid };
-        let Some(default) = default else {
-            let masked = if is_link { asked } else { asked & !((new.umask & 0o777) as u16) };
-            return self.tell(self.inodes().create(directory, name, &inode(masked)).map_err(errno)?);
-        };
-        let mut access = Acl::parse(&default)?;
-        let permissions = access.inherit(asked);
-        // Nobody but its owner may use it before all of its list is there: a crash leaves it too strict.
-        let held = self.inodes().create(directory, name, &inode(permissions & !0o077)).map_err(errno)?;
-        let made = self.give_lists(held.ino(), &default, &access, permissions);
-        if let Err(error) = made {
-            // As if it had not been made; what cannot be undone stays, and is too strict.
-            let _ = match new.kind {
-                NewKind::Directory => self.inodes().rmdir(directory, name),
-                _ => self.inodes().unlink(directory, name),
-            };
-            return Err(errno(error));
-        }
-        self.tell(held)
-    }
-
-    /// Gives something new what it inherits.
-    fn give_lists(&self, ino: InodeNo, default: &[u8], access: &Acl, permissions: u16) -> Result<(), VolumeError> {
-        let made = *self.inodes().metadata(ino)?.inode();
-        if !access.is_only_mode() {
-            self.inodes().set_xattr(ino, acl::ACCESS, Some(&access.bytes()))?;
-        }
-        if made.kind == Kind::Directory {
-            self.inodes().set_xattr(ino, acl::DEFAULT, Some(default))?;
-        }
-        // A directory may have got set-group-id from the one above it.
-        let permissions = Some(permissions | made.permissions & SET_GID);
-        self.inodes().set_attributes(ino, &SetAttributes { permissions, ..SetAttributes::default() })
+        // The lower 12 bits fit.
+        let inode = NewInode { kind: new.kind, permissions: (new.mode & 0o7777) as u16, uid, gid };
+        self.tell(self.inodes().create_masked(number(parent)?, name, &inode, new.umask).map_err(errno)?)
     }
 
     /// Gives a file one more name.
@@ -178,13 +143,6 @@ impl Live {
         if *change != SetAttributes::default() || size.is_none() && !new_owner {
             self.inodes().set_attributes(ino, change).map_err(errno)?;
         }
-        if let Some(permissions) = change.permissions
-            && let Some(list) = self.inodes().xattr(ino, acl::ACCESS).map_err(errno)?
-        {
-            let mut list = Acl::parse(&list)?;
-            list.set_permissions(permissions);
-            self.inodes().set_xattr(ino, acl::ACCESS, Some(&list.bytes())).map_err(errno)?;
-        }
         self.attributes_of(ino)
     }
 
@@ -206,30 +164,25 @@ impl Live {
                 _ => {}
             }
         }
-        if name != acl::ACCESS {
-            return self.inodes().set_xattr(ino, name, Some(value)).map_err(errno);
+        self.inodes().set_xattr(ino, name, Some(value)).map_err(errno)?;
+        if name != ACCESS {
+            return Ok(());
         }
-        let mut list = Acl::parse(value)?;
-        let inode = *self.inodes().metadata(ino).map_err(errno)?.inode();
-        let mut permissions = inode.permissions & !0o777 | list.permissions();
         // As `chmod`: who is not in the group makes no set-group-id program of it. Of groups beside the first the kernel says
         // nothing, so that such a member loses the bit, too.
-        if inode.kind == Kind::Regular && caller.uid != 0 && caller.gid != inode.gid {
-            permissions &= !SET_GID;
+        let inode = *self.inodes().metadata(ino).map_err(errno)?.inode();
+        let outside = inode.kind == Kind::Regular && caller.uid != 0 && caller.gid != inode.gid;
+        if !outside || inode.permissions & SET_GID == 0 {
+            return Ok(());
         }
-        if list.is_only_mode() {
-            self.remove_xattr(id, name)?;
-        } else {
-            self.inodes().set_xattr(ino, name, Some(value)).map_err(errno)?;
-        }
-        let change = SetAttributes { permissions: Some(permissions), ..SetAttributes::default() };
-        self.inodes().set_attributes(ino, &change).map_err(errno)
+        let permissions = Some(inode.permissions & !SET_GID);
+        self.inodes().set_attributes(ino, &SetAttributes { permissions, ..SetAttributes::default() }).map_err(errno)
     }
 
     pub(crate) fn remove_xattr(&self, id: u64, name: &[u8]) -> Result<(), Errno> {
         match self.inodes().set_xattr(number(id)?, name, None) {
             // A file without a list has none more than its mode, which is what was asked for.
-            Err(VolumeError::NoAttribute) if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
+            Err(VolumeError::NoAttribute) if name == ACCESS || name == DEFAULT => Ok(()),
             removed => removed.map_err(errno),
         }
     }
