@@ -30,8 +30,9 @@ pub(crate) fn impossible() -> Option<&'static str> {
     }
 }
 
-/// Runs one target, or each, for so many seconds.
-pub(crate) fn run(only: Option<Target>, seconds: u32) -> Result<()> {
+/// Runs one target, or each, for so many seconds: from the committed corpus and, unless this is to be `fresh`, from what was
+/// found before.
+pub(crate) fn run(only: Option<Target>, seconds: u32, fresh: bool) -> Result<()> {
     if let Some(reason) = impossible() {
         bail!("fuzz: {reason}");
     }
@@ -39,16 +40,19 @@ pub(crate) fn run(only: Option<Target>, seconds: u32) -> Result<()> {
     let path = tools::path_with(&[tools::FUZZ])?;
     let all = Target::value_variants().iter().copied();
     for target in all.filter(|target| only.is_none_or(|only| *target as u8 == only as u8)) {
-        fuzz(target, seconds, |command| command.env("PATH", &path))?;
+        fuzz(target, seconds, fresh, |command| command.env("PATH", &path))?;
     }
     Ok(())
 }
 
-fn fuzz(of: Target, seconds: u32, with_path: impl Fn(&mut Command) -> &mut Command) -> Result<()> {
+fn fuzz(of: Target, seconds: u32, fresh: bool, with_path: impl Fn(&mut Command) -> &mut Command) -> Result<()> {
     let name = of.to_possible_value().context("a target has a name")?.get_name().to_owned();
     let own = target().join("fuzz");
     // What is found in this place stays in it, and is started from next time; the committed corpus does not change.
-    let [found, artifacts] = ["corpus", "artifacts"].map(|dir| own.join(dir).join(&name));
+    let [found, artifacts] = [if fresh { "fresh" } else { "corpus" }, "artifacts"].map(|dir| own.join(dir).join(&name));
+    if fresh && found.exists() {
+        fs::remove_dir_all(&found)?;
+    }
     for dir in [&found, &artifacts] {
         fs::create_dir_all(dir)?;
     }

@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Rootfs => drop(rootfs::ensure()?),
         Command::Bench => bench::run_all()?,
         Command::Test => return test::run_all(),
-        Command::Fuzz { target, seconds } => fuzz::run(target, seconds)?,
+        Command::Fuzz { target, seconds } => fuzz::run(target, seconds, false)?,
         Command::Judges { judges, by, long } => judges::run(&judges, by, long)?,
     }
     Ok(ExitCode::SUCCESS)

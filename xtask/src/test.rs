@@ -34,7 +34,7 @@ pub(crate) fn run_all() -> Result<ExitCode> {
         Some(reason) => println!("test: without judges: {reason}"),
     }
     match fuzz::impossible() {
-        None => steps.run("fuzz targets", || fuzz::run(None, FUZZED)),
+        None => steps.run("fuzz targets", || fuzz::run(None, FUZZED, true)),
         Some(reason) => println!("test: without fuzz targets: {reason}"),
     }
     if find("cargo-nextest").is_some() {
