@@ -27,7 +27,7 @@ use crate::output::{Output, Paint};
 pub(crate) struct Cli {
     /// Say on standard error what is done, with counts and times (-vv: in detail, -vvv: every request to the mount). `XIP_LOG`
     /// takes a filter instead
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = 900, action = clap::ArgAction::Count)]
     verbose: u8,
 
     #[command(subcommand)]

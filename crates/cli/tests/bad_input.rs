@@ -174,3 +174,33 @@ fn what_may_not_be_read_or_written_is_refused_by_name() {
     as_nobody(&["build", tree, "/tmp/never.xip"]).fails(1).says(tree).says("ermission denied");
     as_nobody(&["build", "/etc/default", home.join("image.xip").to_str().unwrap()]).fails(1).says("ermission denied");
 }
+
+/// A name without a slash may be a segment's or a file's: who has neither learns both.
+#[test]
+fn a_name_that_is_neither_a_segment_nor_a_file_says_so() {
+    let place = Place::new();
+    let run = |arguments: &[&str]| Ran::from(place.xip(arguments).current_dir(place.path("")).output().unwrap());
+    for (arguments, code) in
+        [(&["run", "none.xip", "true"][..], 125), (&["check", "none.xip"], 1), (&["mount", "none.xip", "/mnt"], 1)]
+    {
+        run(arguments).fails(code).says("no segment none.xip in ").says("no file none.xip here").says("xip ls");
+        let arguments = [&[arguments[0], "no name"], &arguments[2..]].concat();
+        run(&arguments).fails(code).says("no file no name here").says("because: ");
+    }
+    run(&["run", "--root", "overlay", "true"]).fails(125).says("try: --root=overlay");
+    // And one that is a segment, where only a file will do.
+    place.run(["load", place.image().to_str().unwrap(), "--name", "seg"]).succeeds();
+    run(&["info", "seg"]).fails(1).says("seg is a segment").says("xip stat seg").says("small.xip");
+    run(&["info", "none"]).fails(1).says("none: cannot open the image");
+}
+
+#[test]
+fn what_cannot_be_mounted_is_named() {
+    let place = Place::new();
+    fs::write(place.path("text.xip"), [b'x'; 8192]).unwrap();
+    let directory = place.path("segments");
+    place
+        .run(["mount", place.path("text.xip").to_str().unwrap(), directory.to_str().unwrap()])
+        .fails(1)
+        .says("text.xip: not an ext2 volume");
+}

@@ -132,6 +132,10 @@ fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
     place.run(["mount", text(&copy), &mounts.mnt()]).succeeds();
     fs::write(mounts.at("etc/motd"), b"another\n").unwrap();
     place.run(["save", "seg", text(&copy)]).fails(1).says("in use by process ");
+    // Nor is it built anew: what is written to the mount from then on would be in no file.
+    let tree = place.path("empty");
+    fs::create_dir(&tree).unwrap();
+    place.run(["build", text(&tree), text(&copy)]).fails(1).says("in use by process ");
     mounts.umount().succeeds();
     fsck(text(&copy));
     place.run(["save", "seg", text(&copy)]).succeeds();

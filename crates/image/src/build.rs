@@ -83,6 +83,7 @@ impl Build {
         self.check()?;
         let mut directory = Directory::open(source, self.exclude.clone())?;
         let output = Output::create(image)?;
+        let _old = output.lock_old_from_writers()?;
         for (device, inode) in output.identities() {
             directory.leave_out(device, inode);
         }

@@ -42,7 +42,7 @@ pub enum Error {
         error: xip_ext2::Error,
     },
     /// The image file cannot be made or opened: the errno of the system.
-    #[error("{}: cannot {what}: {error}{}", image.display(), remedy(error))]
+    #[error("{}: cannot {what}: {error}{}", image.display(), remedy(what, error))]
     Image {
         /// The image.
         image: PathBuf,
@@ -141,8 +141,10 @@ impl Error {
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+fn remedy(what: &str, error: &io::Error) -> &'static str {
     match error.kind() {
+        // To be read, not written.
+        _ if what == crate::info::OPEN => "",
         io::ErrorKind::StorageFull => "; make room there or name another place",
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "; name a place that can be written",
         _ => "",

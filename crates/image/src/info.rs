@@ -116,6 +116,9 @@ pub struct Density {
     pub content_share: f64,
 }
 
+/// What is tried first, as errors say it.
+pub(crate) const OPEN: &str = "open the image";
+
 /// Looks at an image.
 ///
 /// # Errors
@@ -124,8 +127,7 @@ pub fn info(image: &Path) -> Result<Info, Error> {
     let fail = |what, error| Error::Image { image: image.into(), what, error };
     // Not to wait for the writer of a fifo: what is no file is refused below.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file =
-        File::options().read(true).custom_flags(flags).open(image).map_err(|error| fail("open the image", error))?;
+    let file = File::options().read(true).custom_flags(flags).open(image).map_err(|error| fail(OPEN, error))?;
     let bytes = file.metadata().map_err(|error| fail("look at the image", error))?.len();
     let device = MappedFile::open(file, Access::ReadOnly)?;
     let volume = Volume::open(device, Frozen).map_err(|error| Error::Volume { image: image.into(), error })?;

@@ -90,6 +90,15 @@ impl Output {
         }
     }
 
+    /// What the file will replace, locked so that nobody begins to write it meanwhile: what a mount is told would be
+    /// lost with it. Those who read it keep what they have. What cannot be opened is replaced as it is.
+    pub(crate) fn lock_old_from_writers(&self) -> Result<Option<File>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(old) = rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty()) else { return Ok(None) };
+        xip_segment::lock(&old, &self.image, xip_segment::Access::ReadOnly)?;
+        Ok(Some(old.into()))
+    }
+
     /// Gives the file its name, in place of what had it. With `durable`, waits until the name is on storage.
     pub(crate) fn publish(mut self, durable: bool) -> Result<(), Error> {
         self.name_it()?;

@@ -1,5 +1,6 @@
 //! `xip build`: a directory becomes an image.
 
+use std::io::ErrorKind::PermissionDenied;
 use std::path::PathBuf;
 
 use xip_image::{Build, IdRange, Info, Owner, Pattern};
@@ -139,7 +140,13 @@ impl Args {
         let built = build.run(&self.directory, &self.image, &progress);
         let summary = built.map_err(|error| {
             let code = if matches!(error, xip_image::Error::Option { .. }) { USAGE } else { FAILED };
-            progress.failure(error).with_code(code)
+            let unreadable =
+                matches!(&error, xip_image::Error::Source { error, .. } if error.kind() == PermissionDenied);
+            let failure = progress.failure(error).with_code(code);
+            if unreadable {
+                return failure.remedy("build as a user who may read it, or leave it out by `--exclude`");
+            }
+            failure
         })?;
         drop(progress);
         if self.json {

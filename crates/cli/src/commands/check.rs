@@ -63,7 +63,7 @@ struct Found {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
-        let segment = segments::named(&self.source)?;
+        let segment = segments::named(&segments::store()?, &self.source)?;
         let found = match &segment {
             Some(segment) if self.repair => return Err(sealed(segment)),
             Some(segment) => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use xip_image::Info;
 
+use super::segments;
 use crate::failure::Failure;
 use crate::output::{Output, count, percent, printable, size};
 
@@ -26,7 +27,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let info = xip_image::info(&self.image)?;
+        let info = xip_image::info(&self.image).map_err(|error| self.failure(error))?;
         if self.json {
             return output.json(&info);
         }
@@ -101,5 +102,17 @@ impl Args {
             output.line(format!("{name:<12} {}", value.trim_end()))?;
         }
         Ok(())
+    }
+    /// Nearly every other command takes the name of a segment.
+    fn failure(&self, error: xip_image::Error) -> Failure {
+        let failure = Failure::from(error);
+        let segment = || segments::named(&segments::store().ok()?, &self.image).ok()?;
+        match (!self.image.exists()).then(segment).flatten() {
+            Some(segment) => {
+                let (name, image) = (segment.name(), printable(&segment.info().image.to_string_lossy()));
+                failure.remedy(format!("{name} is a segment: `xip stat {name}`, or `xip info {image}`"))
+            }
+            None => failure,
+        }
     }
 }

@@ -27,7 +27,8 @@ Options for -o, separated by commas:
   rw, ro                 to be read and written, or only read
   allow_other            other users may use it, as far as permissions go
   noatime                reading changes no times
-  nodev, nosuid, noexec  no devices, no set-id, no programs (dev, suid, exec: the contrary; nodev, nosuid are the default)\n\n\
+  nodev, nosuid, noexec  no devices, no set-id bits, no programs
+  dev, suid, exec        the contrary; nodev,nosuid,exec is the default\n\n\
 What a call on the mount did when it returned is in the image, also if `xip` is killed then; it is on the disk after fsync. \
 `xip umount`, Ctrl-C and SIGTERM close the volume. \
 Mounting is for root; for others it needs fusermount3 (package fuse3).\n\n\
@@ -145,7 +146,7 @@ impl Args {
             ..MountOptions::default()
         };
         let write = last(Word::Rw, Word::Ro);
-        if let Some(segment) = segments::named(&self.source)? {
+        if let Some(segment) = segments::named(&segments::store()?, &self.source)? {
             let name = segment.name();
             if write == Some(true) {
                 let what = format!("the segment {name} is sealed: nobody can change it");
@@ -164,7 +165,7 @@ impl Args {
             true => Volume::open(&how.source),
             false => Volume::open_writable(&how.source),
         };
-        let volume = volume.map_err(|error| explained(error, how.read_only))?;
+        let volume = volume.map_err(|error| explained(error, Path::new(&how.source), how.read_only))?;
         volume.set_access_times(how.access_times);
         Ok((volume, how))
     }
@@ -196,10 +197,14 @@ fn directory(at: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-fn explained(error: xip::Error, read_only: bool) -> Failure {
+fn explained(error: xip::Error, image: &Path, read_only: bool) -> Failure {
     let errno = Errno::from_raw_os_error(error.errno());
-    let failure = Failure::from(error);
+    // What is wrong with a volume does not say with which.
+    let of_volume = matches!(error, xip::Error::Volume(_));
+    let failure = if of_volume { Failure::new(format!("{}: {error}", image.display())) } else { Failure::from(error) };
     match errno {
+        // A copy of it would be no different.
+        Errno::ROFS if of_volume && !read_only => failure.remedy("mount it by `-o ro`"),
         Errno::BUSY => failure.remedy("if it is mounted, `xip umount` where that is (`findmnt -t fuse.xip`)"),
         Errno::ACCESS | Errno::PERM | Errno::ROFS if !read_only => {
             failure.remedy("mount it by `-o ro`, or a copy of it that you can write")

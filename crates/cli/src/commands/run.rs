@@ -238,21 +238,13 @@ impl Args {
 
     /// The segment to run from, and the lease of one that was loaded for this run only.
     fn segment(&self, store: &Store, output: Output) -> Result<(Segment, Option<Lease>), Failure> {
-        let is_path = self.source.as_os_str().as_bytes().contains(&b'/');
-        if let Some(name) = self.source.to_str().filter(|_| !is_path) {
-            match store.get(name) {
-                // No segment has that name, or none can: it is an image then, if there is one.
-                Err(error @ (xip_segment::Error::NoSegment { .. } | xip_segment::Error::BadName { .. })) => {
-                    if !self.source.exists() {
-                        let failure = Failure::from(error);
-                        return Err(match self.root_remedy(name.as_ref()) {
-                            Some(remedy) => failure.remedy(remedy),
-                            None => failure,
-                        });
-                    }
-                }
-                other => return Ok((other?, None)),
-            }
+        let named =
+            segments::named(store, &self.source).map_err(|failure| match self.root_remedy(self.source.as_os_str()) {
+                Some(remedy) => failure.remedy(remedy),
+                None => failure,
+            });
+        if let Some(segment) = named? {
+            return Ok((segment, None));
         }
         // To load takes time and memory, for nothing where programs cannot run.
         if let Some(missing) = xip_run::prerequisites(self.page_cache).into_iter().next() {

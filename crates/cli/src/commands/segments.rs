@@ -10,7 +10,7 @@ use xip_ext2::Volume;
 use xip_segment::{Error, Loaded, MappedFile, Outcome, Segment, Store};
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::progress::Progress;
 
 /// The segments of this user.
@@ -37,11 +37,18 @@ pub(crate) fn warn(problems: &[Error]) {
 }
 
 /// The segment that `source` means: one if there is one of that name. `None`: it is an image, as is anything with a slash.
-pub(crate) fn named(source: &Path) -> Result<Option<Segment>, Failure> {
+pub(crate) fn named(store: &Store, source: &Path) -> Result<Option<Segment>, Failure> {
     let is_path = source.as_os_str().as_bytes().contains(&b'/');
     let Some(name) = source.to_str().filter(|_| !is_path) else { return Ok(None) };
-    match store()?.get(name) {
+    match store.get(name) {
         Err(Error::NoSegment { .. } | Error::BadName { .. }) if source.exists() => Ok(None),
+        Err(Error::NoSegment { directory, .. }) => {
+            let what = format!("there is no segment {name} in {}, and no file {name} here", directory.display());
+            Err(Failure::new(what).remedy("`xip ls` shows the segments; an image elsewhere is named by its path"))
+        }
+        Err(error @ Error::BadName { .. }) => {
+            Err(Failure::new(format!("there is no file {} here", printable(name))).because(error.to_string()))
+        }
         other => Ok(Some(other?)),
     }
 }
