@@ -66,6 +66,17 @@ fn in_a_user_namespace_of_its_own_a_program_is_left_to_the_page_cache() {
 }
 
 #[test]
+fn in_such_a_namespace_nothing_is_in_place_while_processes_begin_and_end() {
+    case("nested-busy");
+}
+
+#[test]
+fn a_program_cannot_use_up_what_the_runner_needs_to_refuse_growth() {
+    let few = image().with_descriptors(100, &["/bin/guards", "many"]);
+    assert_eq!(String::from_utf8_lossy(&few.stdout), "ok\n", "{}", String::from_utf8_lossy(&few.stderr));
+}
+
+#[test]
 fn who_may_look_at_a_process_is_as_it_was() {
     case("dumpable");
 }

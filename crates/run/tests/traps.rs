@@ -92,6 +92,11 @@ fn exec_that_fails_while_other_threads_map_files() {
 }
 
 #[test]
+fn programs_start_and_end_at_once_after_one_that_had_threads() {
+    case("processes", "after-threads");
+}
+
+#[test]
 fn vfork_posix_spawn_and_fork() {
     case("processes", "vforks");
 }

@@ -60,7 +60,7 @@ impl Tracer<'_> {
         let known = self.forget(former);
         self.forget(thread);
         if self.executing.remove(&thread).is_some() {
-            self.introduce_all();
+            self.introduce_orphans();
         }
         let (sandboxed, shielded) = known.map_or((false, false), |known| (known.sandboxed, known.shielded));
         self.threads

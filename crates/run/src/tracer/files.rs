@@ -48,6 +48,10 @@ struct Known {
     counted: FileReport,
 }
 
+/// Of how many processes a descriptor is kept: what a program starts must not take those from the runner that it needs to
+/// look at mappings.
+const MOST_HELD: usize = 32;
+
 /// All files of the volume that were mapped.
 pub(super) struct Files<'a> {
     volume: &'a Volume,
@@ -84,6 +88,9 @@ impl<'a> Files<'a> {
 
     /// What is known of a descriptor by a copy of it, at a third of the cost of asking `/proc`.
     fn copied(&mut self, process: i32, fd: i32) -> Option<FdInfo> {
+        if self.processes.len() >= MOST_HELD {
+            self.processes.clear();
+        }
         let held = self.processes.entry(process).or_insert_with(|| {
             Pid::from_raw(process).and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
         });

@@ -249,7 +249,14 @@ impl<'a> Tracer<'a> {
         };
         let (old, new) = (old.div_ceil(PAGE_BYTES), new.div_ceil(PAGE_BYTES));
         // With an old size of 0 it makes a second mapping: no growth as long as it ends where the first does.
-        let in_segment = if new > old { self.segment_mapping(thread, address) } else { None };
+        let in_segment = match new > old {
+            true => match self.segment_mapping(thread, address) {
+                Ok(found) => found,
+                // Not known is not allowed.
+                Err(_) => return refuse(thread, registers, libc::ENOMEM),
+            },
+            false => None,
+        };
         let fits = |end| old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end;
         let Some((_, offset)) = in_segment.filter(|&(end, _)| !fits(end)) else {
             let alone = self.threads.get(&thread).is_some_and(|known| known.alone);
@@ -265,7 +272,7 @@ impl<'a> Tracer<'a> {
     /// A thread is about to rearrange the pages of a mapping: not of one of the segment.
     pub(super) fn remap(&mut self, thread: pid_t) -> Result<()> {
         let registers = sys::registers(thread)?;
-        let in_segment = |address| self.segment_mapping(thread, address).is_some();
+        let in_segment = |address| !matches!(self.segment_mapping(thread, address), Ok(None));
         if in_segment(registers.rdi) || in_segment(registers.rbx & 0xffff_ffff) {
             return refuse(thread, registers, libc::EINVAL);
         }
@@ -273,11 +280,11 @@ impl<'a> Tracer<'a> {
     }
 
     /// The end of the segment's mapping that `address` is in, and where in the segment `address` is.
-    fn segment_mapping(&self, thread: pid_t, address: u64) -> Option<(u64, u64)> {
-        let text = maps::of(thread);
-        let found = maps::parse(&text).find(|mapping| (mapping.start..mapping.end).contains(&address))?;
-        let ours = (found.device, found.ino) == self.segment_id;
-        ours.then(|| (found.end, found.offset + (address - found.start)))
+    fn segment_mapping(&self, thread: pid_t, address: u64) -> rustix::io::Result<Option<(u64, u64)>> {
+        let text = maps::read(thread, "maps")?;
+        let found = maps::parse(&text).find(|mapping| (mapping.start..mapping.end).contains(&address));
+        let ours = found.filter(|found| (found.device, found.ino) == self.segment_id);
+        Ok(ours.map(|found| (found.end, found.offset + (address - found.start))))
     }
 
     /// The file that a page of the segment was mapped for.

@@ -33,6 +33,16 @@ pub(super) fn read(process: i32, what: &str) -> rustix::io::Result<Vec<u8>> {
     }
 }
 
+/// The process of a thread, and the parent of that.
+pub(super) fn family(thread: i32) -> Option<(i32, i32)> {
+    let text = read(thread, "status").ok()?;
+    let number = |name: &[u8]| {
+        let value = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        str::from_utf8(value).ok()?.trim().parse().ok()
+    };
+    Some((number(b"Tgid:")?, number(b"PPid:")?))
+}
+
 /// All mappings that can be read from the text.
 pub(super) fn parse(text: &[u8]) -> impl Iterator<Item = Mapping<'_>> {
     text.split(|&byte| byte == b'\n').filter_map(line)

@@ -192,9 +192,11 @@ impl Tracer<'_> {
 
     fn ended(&mut self, thread: pid_t, end: End) {
         self.not_executed(thread);
+        // A leader's end is told last, also when what it tells of is an exec that failed half-way in its name.
+        self.executing.remove(&thread);
         self.forget(thread);
         self.files.ended(thread);
-        self.introduce_all();
+        self.introduce_orphans();
         if thread == self.main {
             self.end = Some(end);
             for &other in self.threads.keys() {
@@ -203,12 +205,18 @@ impl Tracer<'_> {
         }
     }
 
-    /// A thread is gone that may have been about to tell of one that it started.
-    fn introduce_all(&mut self) {
-        for (&other, known) in &mut self.threads {
-            if !known.known {
-                known.known = true;
-                let _ = sys::resume(other, 0);
+    /// Lets those go on whose creator was killed before it told of them: nobody will now. They could be in a sandbox,
+    /// and so are taken to be in one. Whose creator's process is there still will be told of: a thread tells before it does
+    /// anything else.
+    fn introduce_orphans(&mut self) {
+        let unknown: Vec<_> =
+            self.threads.iter().filter(|(_, known)| !known.known).map(|(&thread, _)| thread).collect();
+        for thread in unknown {
+            let Some((process, parent)) = maps::family(thread) else { continue };
+            let creator = if process == thread { parent } else { process };
+            if !self.threads.values().any(|known| known.known && known.process == creator) {
+                self.threads.insert(thread, Thread { known: true, process, sandboxed: true, ..Thread::NEW });
+                let _ = sys::resume(thread, 0);
             }
         }
     }
@@ -415,7 +423,8 @@ impl Tracer<'_> {
                 self.threads.insert(child, new);
             }
             if waiting {
-                sys::resume(child, 0)?;
+                // It may have been killed meanwhile.
+                let _ = sys::resume(child, 0);
             }
         }
         sys::resume(thread, 0)

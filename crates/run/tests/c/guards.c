@@ -291,6 +291,43 @@ static void page_taken(void) {
     int count = 0;
     CHECK(pthread_create(&id, NULL, thread, &count) == 0 && pthread_join(id, NULL) == 0 && count == 1);
 }
+// The same while processes end at the same time: what is not known of a new one yet is not taken for harmless.
+static void nested_busy(void) {
+    CHECK(unshare(CLONE_NEWUSER) == 0);
+    int status, bad = 0;
+    for (int worker = 0; worker < 6; worker++) {
+        if (fork()) continue;
+        for (int i = 0; i < 60; i++) {
+            int child = fork();
+            if (!child) { if (i % 2) _exit(0); execl("/bin/guards", "guards", "in-place", NULL); _exit(9); }
+            CHECK(waitpid(child, &status, 0) == child && status == 0);
+        }
+        _exit(0);
+    }
+    while (wait(&status) > 0) bad |= status;
+    CHECK(!bad);
+}
+// Whether anything is in place.
+static int in_place(void) {
+    char line[512];
+    int found = 0;
+    for (FILE *maps = fopen("/proc/self/maps", "r"); fgets(line, sizeof line, maps);) found |= !!strstr(line, "/memfd:xip");
+    return found;
+}
+// With few descriptors for the runner, and many processes that it knows: growth is refused as ever.
+static void many(void) {
+    enum { CHILDREN = 150 };
+    int fd = open("/data/dense", O_RDONLY), ready[2], children[CHILDREN];
+    char *p = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, fd, 0), byte;
+    CHECK(p != MAP_FAILED && pipe(ready) == 0);
+    for (int i = 0; i < CHILDREN; i++) {
+        CHECK((children[i] = fork()) >= 0);
+        if (!children[i]) { map_once(); write(ready[1], "", 1); pause(); _exit(0); }
+        CHECK(read(ready[0], &byte, 1) == 1);
+    }
+    CHECK(mremap(p, PAGE, 100 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == ENOMEM);
+    for (int i = 0; i < CHILDREN; i++) CHECK(kill(children[i], SIGKILL) == 0 && waitpid(children[i], NULL, 0) == children[i]);
+}
 
 int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "without-mseal")) without_mseal(argv + 2);
@@ -299,8 +336,10 @@ int main(int argc, char **argv) {
         {"spied", spied}, {"spied-threads", spied_threads}, {"spied-programs", spied_programs}, {"spied-nested", spied_nested},
         {"page", page}, {"nested", nested}, {"dumpable", dumpable}, {"page-taken", page_taken}, {"page-unforked", page_unforked},
         {"other-word", other_word}, {"forked-dumpable", forked_dumpable},
+        {"nested-busy", nested_busy}, {"many", many},
     };
     if (argc > 1 && !strcmp(argv[1], "map")) { map_once(); return 0; }
+    if (argc > 1 && !strcmp(argv[1], "in-place")) return in_place();
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)
         if (argc > 1 && !strcmp(argv[1], cases[i].name)) { cases[i].run(); puts("ok"); return 0; }
     puts("no such case");

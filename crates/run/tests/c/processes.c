@@ -127,6 +127,27 @@ static void exec_fails(void) {
     for (int i = 0; i < 100; i++) CHECK(execl("/bin/none", "none", NULL) == -1 && errno == ENOENT);
     for (int i = 0; i < 2; i++) pthread_join(mapper[i], NULL);
 }
+// A program that has had a thread executes another, whose children begin and end: all of them come back.
+static void *nothing(void *unused) { return unused; }
+static void after_threads(void) {
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, nothing, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    execl("/bin/processes", "processes", "busy", NULL);
+}
+static void busy(void) {
+    int status, bad = 0;
+    for (int worker = 0; worker < 6; worker++) {
+        if (fork()) continue;
+        for (int i = 0; i < 100; i++) {
+            int child = fork();
+            if (!child) { if (i % 2) _exit(0); execl("/bin/processes", "processes", "quiet", NULL); _exit(1); }
+            CHECK(waitpid(child, &status, 0) == child && status == 0);
+        }
+        _exit(0);
+    }
+    while (wait(&status) > 0) bad |= status;
+    CHECK(!bad);
+}
 static void vforks(void) {
     for (int i = 0; i < 20; i++) {
         int child = vfork(), status;
@@ -195,7 +216,7 @@ static void magic(void) {
 int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"leak", leak}, {"leak-process", leak_process}, {"threads", threads}, {"exec-thread", exec_thread},
-        {"after-exec", after_exec}, {"exec-fails", exec_fails},
+        {"after-exec", after_exec}, {"exec-fails", exec_fails}, {"after-threads", after_threads}, {"busy", busy},
         {"vforks", vforks}, {"signals", signals}, {"stops", stops}, {"magic", magic},
     };
     if (argc > 1 && !strcmp(argv[1], "quiet")) return 0;

@@ -109,6 +109,13 @@ impl Image {
         report_of(&command.output().unwrap())
     }
 
+    /// Runs a program to its end, by a runner that may have so many descriptors.
+    pub fn with_descriptors(&self, most: u32, arguments: &[&str]) -> Output {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {most}; exec \"$0\" \"$@\"")).arg(runner()).arg(self.path());
+        command.args(arguments).output().unwrap()
+    }
+
     /// Runs a program to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
