@@ -80,14 +80,11 @@ fn when_the_runner_is_killed_nothing_is_left() {
         let namespace = fs::read_link(format!("/proc/{}/ns/mnt", children(&child)[0])).unwrap();
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
-        // Killed, not yet gone: the end is near, and the test would never end if it were not.
+        // Killed, not yet gone: the end is near, and the test would never end if it were not. The mount was in this namespace
+        // only, which goes with its last process.
         while processes().any(|pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|ns| ns == namespace)) {
             std::thread::yield_now();
         }
-        // The mount was in that namespace, which is gone with its last process; here it never was.
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        // Of `xip mount` the first word is the image.
-        assert!(!mounts.lines().any(|mount| mount.starts_with("xip ") && mount.contains(" fuse.xip ")), "{mounts}");
     }
 }
 

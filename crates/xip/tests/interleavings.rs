@@ -91,10 +91,10 @@ impl Env for Scheduled {
         NOW
     }
     fn shared(&self, what: LockId) -> Guard<'_> {
-        Guard::Shared { _guard: self.lock(what).read().unwrap() }
+        Guard::Shared { _guard: self.lock(what).read().unwrap_or_else(std::sync::PoisonError::into_inner) }
     }
     fn exclusive(&self, what: LockId) -> Guard<'_> {
-        Guard::Exclusive { _guard: self.lock(what).write().unwrap() }
+        Guard::Exclusive { _guard: self.lock(what).write().unwrap_or_else(std::sync::PoisonError::into_inner) }
     }
     fn freed(&self, run: Run) -> Freed {
         if self.pins { self.maps.freed(run) } else { Freed::Now(run.count) }
@@ -268,7 +268,7 @@ fn books(careful: bool) {
     }
     impl World {
         fn give_back(&self, number: u32) {
-            let file = self.table.lock().unwrap()[number as usize].take();
+            let file = self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[number as usize].take();
             // A thread that has found a mistake lets go, too.
             assert!(file.is_some() || std::thread::panicking(), "given back twice");
         }
@@ -284,18 +284,18 @@ fn books(careful: bool) {
         let world = world.clone();
         threads.push(thread::spawn(move || {
             let walk = || {
-                let number = (*world.name.lock().unwrap())?;
+                let number = (*world.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner))?;
                 world.opens.hold(InodeNo(number));
                 // What is let go when the walk is done again.
                 Some(Holder(&world, number))
             };
             let found = if world.careful { world.opens.steady(walk) } else { walk() };
             if let Some(held) = found {
-                let file = world.table.lock().unwrap()[held.1 as usize];
+                let file = world.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[held.1 as usize];
                 assert!(file.is_some(), "held, and gone");
                 thread::yield_now();
                 // Outside the lock: a panic that poisons it would hide itself behind others.
-                let now = world.table.lock().unwrap()[held.1 as usize];
+                let now = world.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[held.1 as usize];
                 assert_eq!(now, file, "held, and another file's");
             }
         }));
@@ -312,21 +312,25 @@ fn books(careful: bool) {
     threads.push(thread::spawn(move || {
         for file in 101..104 {
             // The name's file goes, and the next one has the first number that is free.
-            let old = shared.name.lock().unwrap().take().unwrap();
+            let old = shared.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take().unwrap();
             if shared.opens.lost_name(InodeNo(old)) {
                 shared.give_back(old);
             }
             let number = {
-                let mut table = shared.table.lock().unwrap();
+                let mut table = shared.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let free = table.iter().position(Option::is_none).unwrap_or_else(|| panic!("no number is free"));
                 table[free] = Some(file);
                 free as u32
             };
-            *shared.name.lock().unwrap() = Some(number);
+            *shared.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(number);
         }
     }));
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!(world.table.lock().unwrap().iter().flatten().count(), 1, "one has a name, the others are given back");
+    assert_eq!(
+        world.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().flatten().count(),
+        1,
+        "one has a name, the others are given back"
+    );
 }
 
 /// A file lives as long as someone has it, and a number that a walk has found is that of the file it found.

@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
 use xip::{File, InodeNo, PageIndex, Volume};
 use xip_fuse::Session;
 
@@ -62,11 +63,12 @@ pub(super) struct Files<'a> {
     session: &'a Session,
     /// Processes that were asked about: nothing where that cannot be had.
     processes: HashMap<i32, Option<OwnedFd>>,
+    closing: Option<Sender<OwnedFd>>,
 }
 
 impl<'a> Files<'a> {
     pub(super) fn new(volume: &'a Volume, mounts: Mounts, session: &'a Session) -> Self {
-        Self { volume, mounts, known: HashMap::new(), home: None, session, processes: HashMap::new() }
+        Self { volume, mounts, known: HashMap::new(), home: None, session, processes: HashMap::new(), closing: None }
     }
 
     /// What descriptor `fd` of a thread is. `alone`: the thread is all of its process.
@@ -95,10 +97,26 @@ impl<'a> Files<'a> {
             Pid::from_raw(process).and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
         });
         let copy = pidfd_getfd(held.as_ref()?, fd, PidfdGetfdFlags::empty()).ok()?;
-        let (ino, mount_id) = sys::fuse_node(copy.as_fd())?;
+        let ours = |&(_, mount): &(u64, u64)| mount == self.mounts.mount_id;
+        let Some((ino, mount_id)) = sys::fuse_node(copy.as_fd()).filter(ours) else {
+            self.close_apart(copy);
+            return None;
+        };
         let flags = fcntl_getfl(&copy).ok()?;
         let readable = !flags.contains(OFlags::PATH) && flags & OFlags::ACCMODE != OFlags::WRONLY;
         Some(FdInfo { readable, mount_id, ino })
+    }
+
+    /// Closes a descriptor of a file that is none of ours. That asks who serves it, which may be a program of this run that waits for the
+    /// tracer at this moment, or a server that does not answer: a thread of its own waits for it.
+    fn close_apart(&mut self, file: OwnedFd) {
+        let closing = self.closing.get_or_insert_with(|| {
+            let (closing, files) = channel::<OwnedFd>();
+            std::thread::spawn(move || files.into_iter().for_each(drop));
+            closing
+        });
+        // The thread is there as long as this is.
+        let _ = closing.send(file);
     }
 
     /// A process is gone, and its number may become another's.
