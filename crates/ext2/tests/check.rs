@@ -227,7 +227,7 @@ fn what_a_crash_may_leave_is_mended_and_e2fsck_agrees() {
 #[test]
 fn damage_is_named_and_nothing_is_touched() {
     type Case = (&'static str, fn(&Sample));
-    let cases: [Case; 24] = [
+    let cases: [Case; 25] = [
         ("volume", |s| s.put(4096, &[0; 4])),
         ("volume", |s| s.put(1024 + 32, &[1, 0x80])),
         ("superblock", |s| s.put(1024 + 8, &[0xff; 4])),
@@ -257,6 +257,8 @@ fn damage_is_named_and_nothing_is_touched() {
             let block = u64::from(s.word(s.inode(s.with_block) + 104));
             s.put(4096 * block + 4095, b"y");
         }),
+        // A zero byte in the name of an attribute in an inode, without a hash (found by fuzzing).
+        ("damaged", |s| s.put(s.inode(s.with_block) + 176, &[0; 5])),
     ];
     for (n, (expected, change)) in cases.into_iter().enumerate() {
         let sample = sample();

@@ -144,6 +144,10 @@ fn check_entries(area: &[u8], first: usize, base: usize, is_block: bool) -> Resu
             return Err(("the values of attributes overlap", at));
         }
         let name = &area[at + HEAD..at + HEAD + name_len];
+        // Where it can be left out, no hash tells: the kernel reads none of the attributes then.
+        if name.contains(&0) {
+            return Err(("an attribute's name has a zero byte", at));
+        }
         let value = if size == 0 { &[][..] } else { &area[start..end] };
         // In an inode the hash may be left out.
         if (is_block || hash != 0) && hash != entry_hash(name, value, true) && hash != entry_hash(name, value, false) {

@@ -26,6 +26,7 @@
 //!   way, of copies of the superblock and descriptors that differ from the first, and of a size of a file that `i_blocks` could
 //!   not count.
 //! * Where the descriptors cannot be right it takes a copy of them, and says nothing if that is whole. The kernel does not.
+//! * It says nothing of a zero byte in the name of an attribute in an inode. The kernel then reads no attribute of that inode.
 //! * In an index of two levels it does not compare a leaf with the root, by which a name may not be found.
 //! * Nothing is said here of a name that stands twice in a directory, but in different blocks, nor of times of files.
 //! * Bad blocks are damage here, and so is whatever is odd in the reserved inodes. Volumes with features beside `ext_attr`, `dir_index`, `resize_inode`, `filetype`,
