@@ -82,7 +82,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         if changed.block != BlockChange::Same {
             let unit = self.geometry.block_size / 512;
             let others = raw.blocks512().saturating_sub(if old.is_some() { unit } else { 0 });
-            raw.set_blocks512(others + if new.is_some() { unit } else { 0 });
+            raw.set_blocks512(others.saturating_add(if new.is_some() { unit } else { 0 }));
             raw.set_attribute_block(new.as_ref().map_or(0, |new| new.first));
         }
         change.apply(&mut raw, self.env.now());

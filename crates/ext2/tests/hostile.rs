@@ -189,6 +189,19 @@ fn sizes_and_kinds_that_cannot_be_are_errors() {
     }
 }
 
+/// Found by fuzzing: a count that one more block does not fit in.
+#[test]
+fn a_file_that_counts_the_most_blocks_takes_attributes() {
+    let mut image = image_of(256);
+    let file = inode_at(&image, &[b"dir", b"file"]);
+    image[file + 28..file + 32].copy_from_slice(&[0xff; 4]);
+    let volume = open(&image).unwrap();
+    let dir = volume.lookup(InodeNo::ROOT, b"dir").unwrap().unwrap();
+    let number = volume.lookup(dir, b"file").unwrap().unwrap();
+    volume.set_xattr(number, b"user.large", Some(&[b'l'; 3000])).unwrap();
+    assert_eq!(volume.inode(number).unwrap().blocks512, u32::MAX);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
