@@ -15,6 +15,7 @@ mod save;
 pub(crate) mod segments;
 mod stat;
 mod umount;
+mod vm;
 
 pub(crate) use demo::Args as DemoArgs;
 pub(crate) use run::OUR_OWN as RUN_FAILED;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Mount(mount::Args),
     Umount(umount::Args),
+    Vm(vm::Args),
     Demo(demo::Args),
     Completion(completion::Args),
     Man(man::Args),
@@ -58,6 +60,7 @@ impl Command {
             Command::Save(args) => args.run(output).map(done),
             Command::Run(args) => args.run(output),
             Command::Mount(args) => args.run(output),
+            Command::Vm(args) => args.run(output),
             Command::Umount(args) => args.run().map(done),
             Command::Demo(args) => args.run(output),
             Command::Completion(args) => args.run(output).map(done),

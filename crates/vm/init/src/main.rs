@@ -1,0 +1,64 @@
+//! The first program of a guest. It loads the kernel's modules, waits for the segment's device, mounts it, runs one program
+//! from it, and powers the guest off.
+//!
+//! What it is to do stands in `/job`, what it has to say goes through a port of its own, never through the program's output.
+
+#![forbid(unsafe_code)]
+
+mod job;
+mod ports;
+mod root;
+mod run;
+
+use job::Job;
+use ports::Ports;
+use rustix::system::{RebootCommand, reboot};
+use std::process::ExitCode;
+
+/// What went wrong, in words.
+type Result<T> = std::result::Result<T, String>;
+
+/// An error that says what was tried.
+trait Tried<T> {
+    fn tried(self, what: impl std::fmt::Display) -> Result<T>;
+}
+
+impl<T, E: std::fmt::Display> Tried<T> for std::result::Result<T, E> {
+    fn tried(self, what: impl std::fmt::Display) -> Result<T> {
+        self.map_err(|error| format!("{what}: {error}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == run::SESSION) {
+        return run::session(&arguments[1..]);
+    }
+    if std::process::id() != 1 {
+        eprintln!("this is the first program of a guest: xip vm run starts it");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = guest() {
+        // Nobody to tell but the kernel's console, of which the host shows the end.
+        eprintln!("xip: {error}");
+    }
+    rustix::fs::sync();
+    let _ = reboot(RebootCommand::PowerOff);
+    ExitCode::FAILURE
+}
+
+fn guest() -> Result<()> {
+    root::prepare()?;
+    let job = Job::read()?;
+    root::load_modules(&job.modules)?;
+    let Ports { mut control, streams } = Ports::find()?;
+    let done = root::mount_volume(&job).and_then(|found| {
+        control.say(&format!("mounted {found}"));
+        root::enter(&job)?;
+        run::run(&mut control, &job, streams)
+    });
+    if let Err(error) = done {
+        control.say(&format!("failed {error}"));
+    }
+    Ok(())
+}

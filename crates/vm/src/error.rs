@@ -1,0 +1,94 @@
+//! What can go wrong before a guest's program runs, and with the guest itself.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of what can go wrong with guests.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of making or running a guest.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No QEMU for this processor is installed: `ENOENT`.
+    #[error("{program} is not installed; a guest needs it (Debian: apt-get install --no-install-recommends qemu-system-x86)")]
+    NoQemu {
+        /// What was looked for on `PATH`.
+        program: &'static str,
+    },
+    /// Guests are made for x86-64 hosts only, so far: `ENOSYS`.
+    #[error("guests are x86-64 machines, and this one is {0}")]
+    Architecture(&'static str),
+    /// This program was built without the guest's first program: `ENOSYS`.
+    #[error(
+        "this xip was built without what guests start with: build it again where a static C library is installed \
+         (Debian: libc6-dev; Fedora: glibc-static)"
+    )]
+    NoInit,
+    /// There is no kernel for guests: `ENOENT`.
+    #[error("no kernel for guests in {}; `xip vm kernel` gets one, or name one by --kernel", looked.display())]
+    NoKernel {
+        /// Where one was looked for.
+        looked: PathBuf,
+    },
+    /// A kernel cannot do what guests need: `EINVAL`.
+    #[error("the kernel {} cannot be used for this: it has no {missing}", kernel.display())]
+    Unfit {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The options of its configuration, or the modules, that it lacks.
+        missing: String,
+    },
+    /// The kernel was named, and its modules were not found: `ENOENT`.
+    #[error(
+        "no modules of the kernel {} beside it: wanted is a directory lib/modules/VERSION next to boot/, or {}",
+        kernel.display(), wanted.display()
+    )]
+    NoModules {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The other place where they were looked for.
+        wanted: PathBuf,
+    },
+    /// The kernel's package could not be got.
+    #[error("cannot get a kernel: {0}")]
+    Fetch(String),
+    /// The segment is no multiple of 2 MiB, as persistent memory must be: `EINVAL`.
+    #[error("the segment has {bytes} bytes, and a guest's memory device is a multiple of 2 MiB: build the image again with xip build")]
+    Size {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The guest could not mount the volume, or start the program's process.
+    #[error("the guest says: {0}")]
+    Guest(String),
+    /// The guest ended without a word.
+    #[error("the guest ended before its program did{}", tail(.console))]
+    Lost {
+        /// The end of what its kernel, and QEMU, said.
+        console: String,
+    },
+    /// An operation of this system failed.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn tail(console: &str) -> String {
+    if console.is_empty() { String::new() } else { format!("; its last words:\n{console}") }
+}
+
+/// Adds to an error of the system what was tried.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for std::result::Result<T, E> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::System { doing: what(), source: error.into() })
+    }
+}

@@ -1,0 +1,149 @@
+//! QEMU: where it is, what it can do here, and the command line of a guest.
+
+use crate::error::{Error, Result};
+use std::env;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accelerator {
+    /// The processor, by the kernel's KVM.
+    Kvm,
+    /// QEMU, in software: some 20 times slower.
+    Emulation,
+}
+
+/// A QEMU that is installed.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    accelerator: Accelerator,
+}
+
+/// How a guest sees the segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Attach {
+    /// As memory, `virtio-pmem`: in place.
+    #[default]
+    Memory,
+    /// As a disk, `virtio-blk`: to compare.
+    Disk,
+}
+
+/// A machine, as far as QEMU wants to know. Files are descriptors that QEMU inherits.
+pub(crate) struct Machine {
+    pub(crate) kernel: PathBuf,
+    pub(crate) memory: u64,
+    pub(crate) initramfs: i32,
+    pub(crate) console: i32,
+    pub(crate) segment: i32,
+    pub(crate) size: u64,
+    pub(crate) attach: Attach,
+    /// The ports' names, and the sockets at their other ends.
+    pub(crate) ports: Vec<(&'static str, i32)>,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Qemu {
+    /// QEMU on `PATH`, with KVM where it works.
+    ///
+    /// # Errors
+    /// [`Error::NoQemu`], [`Error::Architecture`].
+    pub fn find() -> Result<Self> {
+        if env::consts::ARCH != "x86_64" {
+            return Err(Error::Architecture(env::consts::ARCH));
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        let program = env::split_paths(&path).map(|directory| directory.join(PROGRAM)).find(|file| file.is_file());
+        let program = program.ok_or(Error::NoQemu { program: PROGRAM })?;
+        let accelerator = if has_kvm(&program) { Accelerator::Kvm } else { Accelerator::Emulation };
+        Ok(Self { program, accelerator })
+    }
+
+    /// What executes guests here.
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    pub(crate) fn command(&self, machine: &Machine) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(self.arguments(machine)).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    fn arguments(&self, machine: &Machine) -> Vec<OsString> {
+        let Machine { memory, initramfs, console, segment, size, .. } = machine;
+        let (accel, cpu) = match self.accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            Accelerator::Emulation => ("tcg", "max"),
+        };
+        let mut all: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: String| all.extend([option.into(), value.into()]);
+        add("-machine", format!("q35,accel={accel}"));
+        add("-cpu", cpu.into());
+        // The segment stands in addresses behind the guest's own memory, which must be reserved.
+        let reserved = (memory + size).next_multiple_of(1024 * MIB) + 1024 * MIB;
+        add("-m", format!("{}M,slots=1,maxmem={}M", memory / MIB, reserved / MIB));
+        add("-initrd", format!("/proc/self/fd/{initramfs}"));
+        add("-append", "console=ttyS0 quiet panic=-1".into());
+        add("-chardev", format!("file,id=console,path=/proc/self/fd/{console}"));
+        add("-serial", "chardev:console".into());
+        match machine.attach {
+            Attach::Memory => {
+                let object = format!("id=segment,share=on,readonly=on,mem-path=/proc/self/fd/{segment},size={size}");
+                add("-object", format!("memory-backend-file,{object}"));
+                add("-device", "virtio-pmem-pci,memdev=segment".into());
+            }
+            Attach::Disk => {
+                let drive = format!("file=/proc/self/fd/{segment},format=raw,if=none,id=segment,readonly=on");
+                add("-drive", drive);
+                add("-device", "virtio-blk-pci,drive=segment".into());
+            }
+        }
+        add("-device", "virtio-serial-pci".into());
+        for (name, fd) in &machine.ports {
+            add("-chardev", format!("socket,id={name},fd={fd}"));
+            add("-device", format!("virtserialport,chardev={name},name={name}"));
+        }
+        let mut all: Vec<OsString> = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-kernel"]
+            .map(OsString::from)
+            .into_iter()
+            .chain([machine.kernel.clone().into_os_string()])
+            .chain(all)
+            .collect();
+        all.shrink_to_fit();
+        all
+    }
+}
+
+/// Asks QEMU itself, by a machine that is about to run: `/dev/kvm` may be there, and even open, and yet no processor can be had
+/// of it.
+fn has_kvm(program: &PathBuf) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        return false;
+    }
+    let mut command = Command::new(program);
+    command.args(["-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "64M", "-S"]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return false };
+    let told = child.stdin.take().is_some_and(|mut monitor| monitor.write_all(b"quit\n").is_ok());
+    let start = Instant::now();
+    while told && start.elapsed() < PATIENCE {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            ended => return ended.is_ok_and(|status| status.is_some_and(|status| status.success())),
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    false
+}
