@@ -146,7 +146,7 @@ impl fmt::Display for Error {
             }
             Self::CannotMake { what, value } => write!(f, "no volume can be made: {what} is {value}"),
             Self::UnknownFeature { incompat } => {
-                f.write_str("the volume is not ext2: it has ")?;
+                f.write_str("the volume has features that are not ext2's: ")?;
                 write_features(f, *incompat)?;
                 f.write_str("; make an image by `xip build`, or a volume by `mke2fs -t ext2 -b 4096`")
             }
