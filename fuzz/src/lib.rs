@@ -9,6 +9,7 @@
 //! | `hostile` | the target: any bytes as an image |
 //! | `model` | what a volume should hold |
 //! | `change` | what changes bytes and storage of a file: on a volume, and in the model |
+//! | `input` | what the bytes of an input of `operations` stand for |
 //! | `operations` | the target: any operations on a small volume |
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod change;
 mod disk;
 pub mod hostile;
 pub mod image;
+mod input;
 mod model;
 pub mod operations;
 mod walk;

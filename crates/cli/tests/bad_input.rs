@@ -203,4 +203,51 @@ fn what_cannot_be_mounted_is_named() {
         .run(["mount", place.path("text.xip").to_str().unwrap(), directory.to_str().unwrap()])
         .fails(1)
         .says("text.xip: not an ext2 volume");
+    let tree = place.path("tree");
+    fs::create_dir(&tree).unwrap();
+    let ran = place.run(["mount", tree.to_str().unwrap(), directory.to_str().unwrap()]).fails(1);
+    ran.says("tree is a directory; what is mounted is an image or a segment").says("xip build DIRECTORY IMAGE");
+}
+
+#[test]
+fn an_ext4_volume_is_refused_with_its_features_by_name_and_what_to_make_instead() {
+    let place = Place::new();
+    let image = place.path("four.img");
+    let image = image.to_str().unwrap();
+    let make = |kind: &str| {
+        let _ = fs::remove_file(image);
+        let mut mke2fs = std::process::Command::new("mke2fs");
+        let made = mke2fs.args(["-q", "-t", kind, "-b", "4096", image, "16M"]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    make("ext4");
+    for arguments in [&["info", image][..], &["load", image], &["mount", image, "/mnt"]] {
+        let ran = place.run(arguments).fails(1).says("four.img").says("extent, 64bit, flex_bg");
+        ran.says("xip build").says("mke2fs -t ext2 -b 4096");
+    }
+    // The remedy is one.
+    make("ext2");
+    place.run(["load", image]).succeeds();
+}
+
+/// What `xip run` and `xip mount` need is the same, and so is what they say when it is not there.
+#[test]
+fn a_mount_without_dev_fuse_says_what_to_do_as_a_run_does() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can take /dev/fuse away from a command");
+        return;
+    }
+    let place = Place::new();
+    let image = place.image();
+    fs::create_dir(place.path("dev")).unwrap();
+    // A device on a file system without devices opens for nobody, root included.
+    let script = "mount -t tmpfs -o nodev none \"$3\" && mknod \"$3/fuse\" c 10 229 && mkdir \"$3/at\" && \
+        mount --bind \"$3/fuse\" /dev/fuse && \
+        for words in \"mount $2 $3/at\" \"run $2 -- /bin/sh\"; do \"$1\" $words 2>&1; done";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_xip")]).arg(&image).arg(place.path("dev"));
+    let output = command.env("XIP_DIR", place.path("segments")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<_> = text.lines().filter(|line| line.contains("/dev/fuse: ")).collect();
+    assert!(said.len() == 2 && said[0] == said[1] && said[0].contains("chmod 666 /dev/fuse as root"), "{text}");
 }

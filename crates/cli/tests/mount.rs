@@ -259,6 +259,33 @@ fn an_ordinary_user_mounts_reads_and_writes_and_unmounts() {
     fsck(&mounts.image());
 }
 
+/// The kernel does that by itself. (Without `-i`, `mount` would look for a helper.)
+#[test]
+fn root_makes_a_mount_read_only_and_writable_again() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: to remount is for root");
+        return;
+    }
+    let Some(mounts) = Mounts::new() else { return };
+    mounts.mount();
+    let remount = |how: &str| {
+        let status = Command::new("mount").args(["-i", "-o", how, &mounts.mnt()]).status().unwrap();
+        assert!(status.success(), "{how}");
+    };
+    fs::write(mounts.at("f"), "before").unwrap();
+    remount("remount,ro");
+    assert_eq!(
+        fs::write(mounts.at("f"), "x").unwrap_err().raw_os_error(),
+        Some(rustix::io::Errno::ROFS.raw_os_error())
+    );
+    assert_eq!(fs::read(mounts.at("f")).unwrap(), b"before");
+    remount("remount,rw");
+    fs::write(mounts.at("f"), "after").unwrap();
+    assert_eq!(fs::read(mounts.at("f")).unwrap(), b"after");
+    mounts.umount().succeeds();
+    fsck(&mounts.image());
+}
+
 /// Whoever waits for a mount whose process is killed gets an error, and the mount can be taken away.
 #[test]
 fn nothing_hangs_when_the_process_that_serves_is_killed() {

@@ -131,6 +131,46 @@ fn a_segment_is_listed_described_and_removed() {
     place.run(["rm", "small"]).fails(1).says("small");
 }
 
+/// The sequence of the README works whatever else has the same content in memory.
+#[test]
+fn one_content_under_several_names_can_be_used_and_removed_by_each() {
+    let place = Place::new();
+    let image = place.image();
+    let image = image.to_str().unwrap();
+    assert!(place.run(["load", image, "--name", "a"]).succeeds().out.contains("segment a: "));
+    let out = place.run(["load", image, "--name", "b"]).succeeds().out;
+    assert!(
+        out.contains("segment b: ") && out.contains("in memory already, as segment a: this is one more name"),
+        "{out}"
+    );
+    let out = place.run(["load", image]).succeeds().out;
+    assert!(out.contains("segment small: ") && out.contains("one more name"), "{out}");
+    let infos = place.run(["ls", "--json"]).succeeds().json();
+    let names: Vec<_> = infos.as_array().unwrap().iter().map(|info| info["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "small"]);
+    assert!(infos.as_array().unwrap().iter().all(|info| info["content"] == infos[0]["content"]));
+
+    let mut reader =
+        place.xip(["demo", "--reader", "small"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut answers = std::io::BufReader::new(reader.stdout.take().unwrap());
+    let mut ask = || {
+        let mut line = String::new();
+        std::io::Write::write_all(reader.stdin.as_mut().unwrap(), b"/etc\n").unwrap();
+        std::io::BufRead::read_line(&mut answers, &mut line).unwrap();
+        line
+    };
+    assert_eq!(ask(), "9\n", "the bytes of /etc/motd");
+    let ran = place.run(["rm", "a"]).succeeds();
+    assert_eq!(ran.err, "xip: the memory of a stays: it is segment b and small too\n");
+    place.run(["rm", "small"]).succeeds().says("it is segment b too");
+    place.run(["rm", "b"]).fails(1).says("in use");
+    assert_eq!(ask(), "9\n", "it has lost nothing");
+    drop(answers);
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    assert_eq!(place.run(["rm", "b"]).succeeds().err, "");
+}
+
 #[test]
 fn a_segment_in_use_is_shown_with_its_user_and_not_removed() {
     let place = Place::new();

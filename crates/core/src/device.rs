@@ -91,12 +91,13 @@ pub trait Device {
     /// Makes `len` bytes at `at` read as zeros. A device that knows that they do has nothing to do.
     ///
     /// # Errors
-    /// As [`Device::write`].
+    /// As [`Device::write`]; out of range, nothing is written.
     fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
+        check_bytes(at, len, self.pages())?;
         let mut done = 0;
         while done < len {
             let part = usize::try_from(len - done).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
-            self.write(at.saturating_add(done), &ZEROS[..part])?;
+            self.write(at + done, &ZEROS[..part])?;
             done += part as u64;
         }
         Ok(())
@@ -171,6 +172,18 @@ pub fn check_range(first: PageNo, count: u64, pages: u64) -> Result<u64, Error> 
     Ok(count.min(pages - first.0))
 }
 
+/// The rule every access by bytes shares: `[at, at + len)` is inside the device. Returns where it ends.
+///
+/// # Errors
+/// [`Error::OutOfRange`].
+#[inline]
+pub fn check_bytes(at: u64, len: u64, pages: u64) -> Result<u64, Error> {
+    match at.checked_add(len) {
+        Some(end) if end.div_ceil(PAGE_BYTES) <= pages => Ok(end),
+        _ => Err(Error::OutOfRange { first: PageNo(at / PAGE_BYTES), count: len.div_ceil(PAGE_BYTES), pages }),
+    }
+}
+
 /// The region that holds byte `at + done`, and where in it that byte is.
 #[inline]
 fn stretch<R>(
@@ -180,14 +193,10 @@ fn stretch<R>(
     len: usize,
     access: impl FnOnce(PageNo, u64) -> Result<R, Error>,
 ) -> Result<(R, usize), Error> {
-    let beyond =
-        || Error::OutOfRange { first: PageNo(at / PAGE_BYTES), count: (len as u64).div_ceil(PAGE_BYTES), pages };
-    let byte = at.checked_add(done as u64).ok_or_else(beyond)?;
+    check_bytes(at, len as u64, pages)?;
+    let byte = at + done as u64;
     let within = (byte % PAGE_BYTES) as usize % PAGE_SIZE;
     let count = (within + (len - done)).div_ceil(PAGE_SIZE) as u64;
     let first = PageNo(byte / PAGE_BYTES);
-    if first.0.checked_add(count).is_none_or(|end| end > pages) {
-        return Err(beyond());
-    }
     Ok((access(first, count)?, within))
 }

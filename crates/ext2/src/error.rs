@@ -146,8 +146,9 @@ impl fmt::Display for Error {
             }
             Self::CannotMake { what, value } => write!(f, "no volume can be made: {what} is {value}"),
             Self::UnknownFeature { incompat } => {
-                write!(f, "the volume has features this program does not know (incompat {incompat:#x}); ")?;
-                f.write_str("make it as plain ext2 (mke2fs -t ext2, or xip build)")
+                f.write_str("the volume has features that are not ext2's: ")?;
+                write_features(f, *incompat)?;
+                f.write_str("; make an image by `xip build`, or a volume by `mke2fs -t ext2 -b 4096`")
             }
             Self::UnsupportedBlocksize { size } => {
                 write!(f, "XIP: Unsupported blocksize {size}; in place needs blocks of 4096 bytes (mke2fs -b 4096)")
@@ -181,3 +182,35 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// The names that `mke2fs` and `dumpe2fs` have for features that forbid reading to those who do not know them.
+const INCOMPAT_NAMES: [(u32, &str); 15] = [
+    (0x1, "compression"),
+    (0x4, "needs_recovery"),
+    (0x8, "journal_dev"),
+    (0x10, "meta_bg"),
+    (0x40, "extent"),
+    (0x80, "64bit"),
+    (0x100, "mmp"),
+    (0x200, "flex_bg"),
+    (0x400, "ea_inode"),
+    (0x1000, "dirdata"),
+    (0x2000, "metadata_csum_seed"),
+    (0x4000, "large_dir"),
+    (0x8000, "inline_data"),
+    (0x1_0000, "encrypt"),
+    (0x2_0000, "casefold"),
+];
+
+fn write_features(f: &mut fmt::Formatter<'_>, incompat: u32) -> fmt::Result {
+    let mut rest = incompat;
+    let mut between = "";
+    for (bit, name) in INCOMPAT_NAMES {
+        if incompat & bit != 0 {
+            write!(f, "{between}{name}")?;
+            rest &= !bit;
+            between = ", ";
+        }
+    }
+    if rest == 0 { Ok(()) } else { write!(f, "{between}unknown features {rest:#x}") }
+}

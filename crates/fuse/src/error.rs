@@ -1,5 +1,6 @@
 //! What can go wrong before a volume is served. What goes wrong later is the errno that the kernel gets.
 
+use rustix::io::Errno;
 use std::io;
 use std::path::PathBuf;
 
@@ -60,7 +61,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Device { source } | Self::Mount { source, .. } | Self::Unmount { source, .. } => errno_of(source),
-            Self::Helper { .. } => rustix::io::Errno::PERM.raw_os_error(),
+            Self::Helper { .. } => Errno::PERM.raw_os_error(),
             Self::Handshake(source) | Self::Served(source) => errno_of(source),
             Self::MountPoint { errno, .. } => *errno,
         }
@@ -68,15 +69,19 @@ impl Error {
 }
 
 fn errno_of(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error())
+    error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())
 }
 
-fn device_remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotFound => "load the kernel's fuse module, or give the container the device /dev/fuse",
-        io::ErrorKind::PermissionDenied => {
-            "it is closed to this user: chmod 666 /dev/fuse; where its group may open it, join that"
+/// What a person can do about a `/dev/fuse` that cannot be opened, by what the kernel said.
+pub fn device_remedy(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+            "load the kernel's fuse module (modprobe fuse), or give the container the device (--device /dev/fuse)"
         }
+        Some(Errno::ACCESS) => {
+            "it is closed to this user: chmod 666 /dev/fuse as root; where its group may open it, join that"
+        }
+        Some(Errno::PERM) => "the container's device rules forbid it: --device /dev/fuse",
         _ => "FUSE is not usable here",
     }
 }

@@ -34,7 +34,7 @@ mod session;
 mod synthetic;
 mod tree;
 
-pub use error::Error;
+pub use error::{Error, device_remedy};
 pub use mount::{MountOptions, mount_device, unmount};
 pub use session::{ServeOptions, Session, mount, serve};
 pub use synthetic::MountPoint;

@@ -49,16 +49,7 @@ pub(crate) fn device() -> Result<(), Error> {
 
 /// The error of a `/dev/fuse` that cannot be opened.
 pub(crate) fn fuse(source: io::Error) -> Error {
-    let remedy = match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            "load the kernel's fuse module (modprobe fuse), or give the container the device (--device /dev/fuse)"
-        }
-        Some(libc::EACCES) => {
-            "it is closed to this user: chmod 666 /dev/fuse as root; where its group may open it, join that"
-        }
-        Some(libc::EPERM) => "the container's device rules forbid it: --device /dev/fuse",
-        _ => "FUSE is not usable here",
-    };
+    let remedy = xip_fuse::device_remedy(&source);
     Error::Fuse { source, remedy }
 }
 

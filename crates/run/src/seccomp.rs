@@ -2,8 +2,10 @@
 //! run at full speed, and the kernel remembers that: for numbers that are judged without a look at their arguments it
 //! does not even run the filter.
 
-use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET};
-use libc::{BPF_W, sock_filter};
+mod assembler;
+
+use assembler::{Filter, To};
+use libc::{BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JSET, BPF_K, sock_filter};
 
 const ARCH_X86_64: u32 = 0xc000_003e;
 const ARCH_I386: u32 = 0x4000_0003;
@@ -47,93 +49,6 @@ impl Stop {
         use Stop::*;
         let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable, Execute];
         all.into_iter().find(|&stop| stop as u64 == data)
-    }
-}
-
-/// A place in the filter that jumps lead to; always forward.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum To {
-    /// The next instruction.
-    Next,
-    Native,
-    Ours,
-    OtherNumber,
-    Mmap,
-    Mmap32,
-    Mmap32Old,
-    Mremap,
-    Mremap32,
-    Remap,
-    Ptrace,
-    Seccomp,
-    Prctl,
-    Unshare,
-    SetNs,
-    Sandbox,
-    Clone,
-    Clone32,
-    Share,
-    Execute,
-    Untraced,
-    NoCall,
-    Injected,
-    Magic,
-    Allow,
-}
-
-#[derive(Default)]
-struct Filter {
-    code: Vec<(sock_filter, To, To)>,
-    labels: Vec<(To, usize)>,
-}
-
-impl Filter {
-    fn put(&mut self, code: u32, k: u32, yes: To, no: To) {
-        // Operation codes have 16 bits.
-        let code = u16::try_from(code).unwrap_or(0);
-        self.code.push((sock_filter { code, jt: 0, jf: 0, k }, yes, no));
-    }
-
-    fn label(&mut self, to: To) {
-        self.labels.push((to, self.code.len()));
-    }
-
-    /// Loads a word of the kernel's `seccomp_data`.
-    fn load(&mut self, offset: u32) {
-        self.put(BPF_LD | BPF_W | BPF_ABS, offset, To::Next, To::Next);
-    }
-
-    /// Loads what is the cookie in calls of ours.
-    fn cookie(&mut self) {
-        self.load(high(4));
-        self.put(BPF_ALU | BPF_AND | BPF_K, !1, To::Next, To::Next);
-    }
-
-    fn when(&mut self, compare: u32, value: u32, yes: To, no: To) {
-        self.put(BPF_JMP | compare | BPF_K, value, yes, no);
-    }
-
-    fn ret(&mut self, action: u32) {
-        self.put(BPF_RET | BPF_K, action, To::Next, To::Next);
-    }
-
-    fn trace(&mut self, label: To, stop: Stop) {
-        self.label(label);
-        self.ret(libc::SECCOMP_RET_TRACE | stop as u32);
-    }
-
-    fn finish(self) -> Vec<sock_filter> {
-        let place = |from: usize, to: To| {
-            let at = self.labels.iter().find(|(label, _)| *label == to).map_or(from + 1, |&(_, at)| at);
-            // Some 120 instructions, and all jumps forward.
-            u8::try_from(at - from - 1).unwrap_or(0)
-        };
-        let jump = |(from, (insn, yes, no)): (usize, &(sock_filter, To, To))| sock_filter {
-            jt: place(from, *yes),
-            jf: place(from, *no),
-            ..*insn
-        };
-        self.code.iter().enumerate().map(jump).collect()
     }
 }
 
@@ -310,6 +225,7 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libc::{BPF_ABS, BPF_JMP, BPF_LD, BPF_RET, BPF_W};
 
     const COOKIE: u32 = 0x1234_5678;
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;

@@ -27,8 +27,9 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
             println!("{} {:?} {:?}", loaded.segment.name(), loaded.outcome, loaded.segment.id());
         }
         // Loads it for as long as this runs, which is until its input ends.
-        ["hold", image] => {
-            let _loaded = store.temporary().load(Path::new(image), None, &mut |_, _| {}, &mut |_| Ok(()))?;
+        ["hold", image, ref name @ ..] => {
+            let name = name.first().copied();
+            let _loaded = store.temporary().load(Path::new(image), name, &mut |_, _| {}, &mut |_| Ok(()))?;
             wait()?;
         }
         ["list"] => {
@@ -49,7 +50,7 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
             wait()?;
         }
         _ => {
-            let usage = "load IMAGE [NAME] | hold IMAGE | list | stat NAME | remove NAME | use NAME BYTES";
+            let usage = "load IMAGE [NAME] | hold IMAGE [NAME] | list | stat NAME | remove NAME | use NAME BYTES";
             return Err(format!("usage: segment {usage}").into());
         }
     }

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use xip_core::device::check_bytes;
 use xip_core::page::PAGE_BYTES;
 use xip_core::{Device, PAGE_SIZE, PageNo, Properties, Region, RegionMut};
 
@@ -210,10 +211,12 @@ impl Device for MappedFile {
     }
 
     fn zero(&self, at: u64, len: u64) -> std::result::Result<(), xip_core::Error> {
-        let (mut at, end) = (at, at.saturating_add(len));
+        // First of all: a page beyond the end was never written either.
+        let end = check_bytes(at, len, self.pages())?;
+        let mut at = at;
         while at < end {
             let page = PageNo(at / PAGE_BYTES);
-            let stop = end.min((page.0 + 1).saturating_mul(PAGE_BYTES));
+            let stop = end.min((page.0 + 1) * PAGE_BYTES);
             if self.is_written(page.0) {
                 self.direct_access_mut(page, 1)?.zero((at % PAGE_BYTES) as usize, (stop - at) as usize);
             }

@@ -5,7 +5,8 @@
 //! whole, and when its holder dies, by whatever cause, its memory goes when its last user does.
 //!
 //! The other way round the name keeps the holder: when it is gone (a user logs out and the system clears the directory)
-//! the holder ends. So does that of a temporary segment, when whoever loaded it has ended and nobody uses it.
+//! the holder ends. So does that of a temporary segment, when whoever loaded it has ended and nobody uses it, unless
+//! someone has asked for it to stay. One thread does all that, so what it has said to stay is there.
 
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) const GET: &[u8] = b"get";
 /// As [`GET`].
 pub(crate) const QUIT: &[u8] = b"quit";
+/// As [`GET`], and the segment is no temporary one from now on.
+pub(crate) const KEEP: &[u8] = b"keep";
 /// A holder's yes.
 const YES: &[u8] = b"yes";
 
@@ -57,7 +60,18 @@ pub(crate) fn is_asked() -> bool {
 #[derive(Debug)]
 #[must_use = "the segment goes when this does"]
 pub struct Lease {
-    _line: OwnedFd,
+    line: OwnedFd,
+}
+
+impl Lease {
+    /// Lets it go, and returns when the holder has looked whether anybody uses the segment: if not, it is gone.
+    pub fn end(self) {
+        // The holder closes its side then; if it does not answer, the segment goes when it does.
+        let _ = sockopt::set_socket_timeout(&self.line, sockopt::Timeout::Recv, Some(PATIENCE));
+        if rustix::net::shutdown(&self.line, rustix::net::Shutdown::Write).is_ok() {
+            let _ = wire::receive(&self.line);
+        }
+    }
 }
 
 /// Starts a holder for `memory` (opened read-only). When this returns, the name is there. The lease is of use for a record
@@ -92,7 +106,7 @@ pub(crate) fn start(
     let task = serde_json::to_vec(record).map_err(|e| failed(&e))?;
     // The lock goes along, so that nobody comes in between when this process is killed now.
     match wire::send(&ours, &task, &[directory.fd(), lock]).and_then(|()| wire::receive(&ours)) {
-        Ok((answer, _)) if answer == YES => Ok(Lease { _line: ours }),
+        Ok((answer, _)) if answer == YES => Ok(Lease { line: ours }),
         Ok((answer, _)) if !answer.is_empty() => Err(failed(&String::from_utf8_lossy(&answer))),
         Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {
             Err(failed(&"it ended at once; is it a program that calls holder::main_if_asked?"))
@@ -134,7 +148,7 @@ fn hold() -> SysResult<()> {
     // The loader may be gone: the segment is whole, and stays.
     let _ = wire::send(&channel, YES, &[]);
     let owner = record.temporary.then_some(channel);
-    serve(&listener, &name, &memory, &record, owner)
+    serve(&listener, &name, &memory, record, owner)
 }
 
 /// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder.
@@ -183,12 +197,14 @@ fn serve(
     listener: &OwnedFd,
     name: &Name,
     memory: &OwnedFd,
-    record: &Record,
+    mut record: Record,
     mut owner: Option<OwnedFd>,
 ) -> SysResult<()> {
-    let header = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
-    let mut pause = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let mut header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
+    // An owner who waits to hear that we have looked: by the end of the line.
+    let mut parting = None;
     loop {
+        let mut pause = Timespec { tv_sec: 5, tv_nsec: 0 };
         if record.temporary && owner.is_none() {
             if stat::users(memory).is_empty() && name.is_there() {
                 return name.take_away();
@@ -196,6 +212,7 @@ fn serve(
             // The programs of a runner that was killed end with it, in the kernel's own time.
             pause = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
         }
+        drop(parting.take());
         let mut waiting = vec![PollFd::new(listener, PollFlags::IN)];
         waiting.extend(owner.iter().map(|owner| PollFd::new(owner, PollFlags::IN)));
         match rustix::event::poll(&mut waiting, Some(&pause)) {
@@ -207,7 +224,7 @@ fn serve(
         let (asked, ended) =
             (!waiting[0].revents().is_empty(), waiting.get(1).is_some_and(|o| !o.revents().is_empty()));
         if ended {
-            owner = None;
+            parting = owner.take();
         }
         if !asked {
             continue;
@@ -217,7 +234,11 @@ fn serve(
         let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
         let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Send, Some(Duration::from_secs(1)));
         let Ok((request, _)) = wire::receive(&user) else { continue };
-        if request == GET {
+        if request == KEEP {
+            (record.temporary, owner) = (false, None);
+            header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
+        }
+        if request == GET || request == KEEP {
             let _ = wire::send(&user, &header, &[memory.as_fd()]);
         } else if request == QUIT && name.is_there() {
             let gone = name.take_away();

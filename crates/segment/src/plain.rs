@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::file::{Access, file_len, path_of};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use xip_core::device::check_bytes;
 use xip_core::page::PAGE_BYTES;
 use xip_core::{Device, Error, PageNo, Properties};
 
@@ -38,18 +39,6 @@ impl PlainFile {
             errno,
         })
     }
-
-    fn check(&self, at: u64, len: usize) -> std::result::Result<(), Error> {
-        let pages = self.pages();
-        match at.checked_add(len as u64) {
-            Some(end) if end <= pages.saturating_mul(PAGE_BYTES) => Ok(()),
-            _ => Err(Error::OutOfRange {
-                first: PageNo(at / PAGE_BYTES),
-                count: (len as u64).div_ceil(PAGE_BYTES),
-                pages,
-            }),
-        }
-    }
 }
 
 impl Device for PlainFile {
@@ -66,7 +55,7 @@ impl Device for PlainFile {
     }
 
     fn read(&self, at: u64, to: &mut [u8]) -> std::result::Result<(), Error> {
-        self.check(at, to.len())?;
+        check_bytes(at, to.len() as u64, self.pages())?;
         let mut done = 0;
         while done < to.len() {
             let byte = at + done as u64;
@@ -90,7 +79,7 @@ impl Device for PlainFile {
         if self.access == Access::ReadOnly {
             return Err(Error::ReadOnly);
         }
-        self.check(at, from.len())?;
+        check_bytes(at, from.len() as u64, self.pages())?;
         write_all(self.fd.as_fd(), at, from)
     }
 }

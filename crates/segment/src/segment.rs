@@ -87,6 +87,7 @@ impl Stamp {
 pub struct Segment {
     info: Info,
     stamp: Option<Stamp>,
+    temporary: bool,
     fd: OwnedFd,
 }
 
@@ -99,7 +100,8 @@ impl Segment {
             Ok(_) => return Err(Error::OtherVersion { name: name.into() }),
             Err(error) => return Err(silent(&error.to_string())),
         }
-        let Record { info, stamp, .. } = serde_json::from_slice(header).map_err(|error| silent(&error.to_string()))?;
+        let Record { info, stamp, temporary, .. } =
+            serde_json::from_slice(header).map_err(|error| silent(&error.to_string()))?;
         let fd = fd.ok_or_else(|| silent("it sent no descriptor"))?;
         if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SEALS)) {
             return Err(silent("what it keeps is not sealed"));
@@ -107,7 +109,7 @@ impl Segment {
         if !rustix::fs::fstat(&fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(info.size)) {
             return Err(silent("what it keeps has another size than it says"));
         }
-        Ok(Self { info, stamp, fd })
+        Ok(Self { info, stamp, temporary, fd })
     }
 
     /// Its name.
@@ -123,6 +125,11 @@ impl Segment {
     /// The state of the image file when it was read.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         self.stamp
+    }
+
+    /// Whether it goes with whoever loaded it.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.temporary
     }
 
     /// Its memory: a descriptor that can be read, mapped and executed from, and never written through.

@@ -9,7 +9,7 @@ use crate::file::{Access, MappedFile};
 use crate::holder::{self, Answer, Lease};
 use crate::load::{Check, Image, Progress};
 use crate::name;
-use crate::segment::{Info, Record, Segment, Stamp, VERSION};
+use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
 use crate::stat;
 use rustix::io::{Errno, Result as SysResult};
 use std::os::fd::BorrowedFd;
@@ -42,10 +42,18 @@ pub struct Loaded {
     /// Whether it was there before.
     pub outcome: Outcome,
     /// The name that was asked for, or follows from the image's. Without a name given, the segment may have another: then
-    /// it was in memory under that.
+    /// it was in memory under that, and another image has this one.
     pub wanted: String,
-    /// What keeps it, if this load made it and the store's segments are [temporary](Store::temporary).
+    /// The name under which it was in memory, when this load gave it one more.
+    pub also: Option<String>,
+    /// What keeps its name, if this load gave it and the store's segments are [temporary](Store::temporary).
     pub lease: Option<Lease>,
+}
+
+impl Loaded {
+    fn same(segment: Segment, wanted: String) -> Self {
+        Self { segment, outcome: Outcome::Same, wanted, also: None, lease: None }
+    }
 }
 
 /// Whether a load took memory.
@@ -103,9 +111,11 @@ impl Store {
     /// Brings an image into memory under a name: that of the image file, without its extension, if none is given
     /// (with `-` for every character that names cannot have, and at most 64).
     ///
-    /// An image that is in memory already is not loaded again: without a name the segment that has it is the answer; with
-    /// another name than that, the name is one more name for the same memory. `check` looks into the image before it
-    /// gets its name. Two who load one name at once wait for each other.
+    /// An image that is in memory already is not loaded again: under another name than it has there, this is one more name
+    /// for the same memory. (Where no name was given and another image has the one that follows from the file's, the segment that
+    /// has this image is the answer.) A [temporary](Store::temporary) segment that has the name stays from then on, unless this
+    /// store's are temporary too. `check` looks into the image before it gets its name. Two who load one name at once wait for each
+    /// other.
     ///
     /// # Errors
     /// The image cannot be read, is not whole pages, changed meanwhile, or `check` refused it; the name is not one or
@@ -135,15 +145,14 @@ impl Store {
             None => Some(image.hash(progress)?),
         };
         let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
-        match here {
-            Some(segment) if is_it(&segment) => {
-                return Ok(Loaded { segment, outcome: Outcome::Same, wanted, lease: None });
-            }
-            // Another image has the name; but this one may be there under another.
-            Some(other) if name.is_some() || !alike.iter().any(is_it) => {
-                return Err(Error::NameTaken { name: wanted, other: other.info().image.clone() });
-            }
-            _ => {}
+        let other = here.as_ref().filter(|segment| !is_it(segment)).map(|other| other.info().image.clone());
+        let same = here.into_iter().chain(alike).find(is_it);
+        if let Some(other) = other {
+            return match same {
+                // This one may be there under another name.
+                Some(segment) if name.is_none() => Ok(Loaded::same(segment, wanted)),
+                _ => Err(Error::NameTaken { name: wanted, other }),
+            };
         }
         let mut info = Info {
             name: wanted.clone(),
@@ -153,13 +162,15 @@ impl Store {
             created: 0,
             holder: 0,
         };
-        if let Some(segment) = alike.into_iter().find(is_it) {
-            if name.is_some() {
-                info = Info { name: info.name, image: info.image, ..segment.info().clone() };
-                let _ = self.publish(&lock, segment.fd(), info.clone(), None, false)?;
+        if let Some(segment) = same {
+            let also = Some(segment.name().to_owned()).filter(|name| *name != wanted);
+            if also.is_none() && self.stays(&segment, &lock)? {
+                return Ok(Loaded::same(segment, wanted));
             }
-            let name = if name.is_some() { &info.name } else { segment.name() };
-            return Ok(Loaded { segment: self.get(name)?, outcome: Outcome::Same, wanted, lease: None });
+            // One more name for the same memory, which is there as long as we have it, whatever its holder does.
+            info = Info { name: info.name, image: info.image, ..segment.info().clone() };
+            let lease = self.publish(&lock, segment.fd(), info, None)?;
+            return Ok(Loaded { lease, also, ..Loaded::same(self.get(&wanted)?, wanted) });
         }
         let (memory, content) = image.fill(&info.name, self.limit, progress)?;
         info.content = content;
@@ -167,9 +178,8 @@ impl Store {
         let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
-        let lease = self.publish(&lock, device.fd(), info, stamp, self.temporary)?;
-        let lease = self.temporary.then_some(lease);
-        Ok(Loaded { segment: self.get(&wanted)?, outcome: Outcome::New, wanted, lease })
+        let lease = self.publish(&lock, device.fd(), info, stamp)?;
+        Ok(Loaded { outcome: Outcome::New, lease, ..Loaded::same(self.get(&wanted)?, wanted) })
     }
 
     /// The segment of that name.
@@ -200,7 +210,7 @@ impl Store {
     }
 
     /// Takes a segment away. Its memory is free when its last user ends; so, unless `force` is given, one that has users
-    /// is left alone. Users keep every byte in any case.
+    /// is left alone, if this is the memory's only name. Users keep every byte in any case.
     ///
     /// # Errors
     /// There is none; it is in use; its holder does not answer and `force` is not given.
@@ -221,7 +231,7 @@ impl Store {
             let memory =
                 memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
             let users = stat::users(&memory);
-            if !users.is_empty() {
+            if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
                 return Err(Error::InUse { name: name.into(), users });
             }
         }
@@ -233,16 +243,36 @@ impl Store {
         }
     }
 
+    /// The names of a memory: see [`Segment::id`].
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn names_of(&self, id: (u64, u64)) -> Result<Vec<String>> {
+        let segments = self.list()?.segments.into_iter();
+        Ok(segments.filter(|segment| segment.id() == id).map(|segment| segment.name().to_owned()).collect())
+    }
+
+    /// Gives a memory a name. The lease is there if it is a temporary one.
     fn publish(
         &self,
         lock: &Lock<'_>,
         memory: BorrowedFd<'_>,
         info: Info,
         stamp: Option<Stamp>,
-        temporary: bool,
-    ) -> Result<Lease> {
-        let record = Record { version: VERSION, info, stamp, temporary };
-        holder::start(&self.program, &self.directory, lock.fd(), memory, &record)
+    ) -> Result<Option<Lease>> {
+        let record = Record { version: VERSION, info, stamp, temporary: self.temporary };
+        let lease = holder::start(&self.program, &self.directory, lock.fd(), memory, &record)?;
+        Ok(self.temporary.then_some(lease))
+    }
+
+    /// Whether a segment that is there will be as long as this store's are: if these are to stay, so is it from now on. If not,
+    /// it went meanwhile.
+    fn stays(&self, segment: &Segment, lock: &Lock<'_>) -> Result<bool> {
+        if self.temporary || !segment.is_temporary() {
+            return Ok(true);
+        }
+        let answer = holder::ask(&self.directory, segment.name(), holder::KEEP);
+        Ok(self.answered(segment.name(), answer, Some(lock))?.is_some())
     }
 
     /// The segment of that name, if there is one. A socket that has lost its holder is cleared away.

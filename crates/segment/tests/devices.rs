@@ -178,7 +178,35 @@ fn zeros_in_fresh_pages_of_a_new_file_take_no_storage_and_in_used_ones_are_store
         bytes.iter().enumerate().all(|(n, &byte)| byte == if matches!(n, 0 | 11..=13 | 101) { 0 } else { 7 }),
         "{bytes:?}"
     );
-    assert!(device.zero(2047 * 4096, 4097).is_err());
+}
+
+/// Contract 1: past the end is `ERANGE`, in every operation, also where there is nothing to do, and nothing is done in part.
+#[test]
+fn what_reaches_past_the_end_is_out_of_range_in_every_operation_and_changes_nothing() {
+    let new = MappedFile::create(tempfile::tempfile().unwrap(), 3).unwrap();
+    let opened = MappedFile::open(file_of(3 * PAGE_SIZE), Access::ReadWrite).unwrap();
+    let plain = PlainFile::open(file_of(3 * PAGE_SIZE), Access::ReadWrite).unwrap();
+    let memory = Memory::new(3).unwrap();
+    let devices: [(&str, &dyn Device); 4] =
+        [("new", &new), ("opened", &opened), ("plain", &plain), ("memory", &memory)];
+    for (name, device) in devices {
+        device.write(0, &[7; 3 * PAGE_SIZE]).unwrap();
+        for (at, len) in [(0, 3 * 4096 + 1), (3 * 4096 - 1, 2), (3 * 4096, 1), (70 * 4096, 5), (u64::MAX - 2, 5)] {
+            let mut bytes = vec![1; usize::try_from(len).unwrap()];
+            let answers =
+                [device.zero(at, len), device.write(at, &bytes), device.store(at, &bytes), device.read(at, &mut bytes)];
+            for answer in answers {
+                assert!(matches!(answer, Err(CoreError::OutOfRange { pages: 3, .. })), "{name} {at} {len}: {answer:?}");
+            }
+        }
+        let mut bytes = [0; 3 * PAGE_SIZE];
+        device.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|&byte| byte == 7), "{name}");
+        device.zero(3 * 4096, 0).unwrap();
+    }
+    // Where nothing was written yet there is nothing to zero, and it is out of range all the same.
+    let fresh = MappedFile::create(tempfile::tempfile().unwrap(), 3).unwrap();
+    assert!(matches!(fresh.zero(2 * 4096, 4097), Err(CoreError::OutOfRange { pages: 3, .. })));
 }
 
 /// Contract 1: a device states what it is. Where the kernel refuses `MAP_SYNC` nothing promises that flushed is durable, and it says so.

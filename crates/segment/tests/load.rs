@@ -16,18 +16,27 @@ fn the_same_image_twice_is_the_same_segment() {
     let image = world.image("a.img", 300, 1);
     let first = world.load(&image, None).unwrap().segment;
     let copy = world.image("copy.img", 300, 1);
-    for (image, name) in [(&image, None), (&image, Some("a")), (&copy, None), (&copy, Some("a"))] {
+    for (image, name) in [(&image, None), (&image, Some("a")), (&copy, Some("a"))] {
         let again = world.load(image, name).unwrap();
         assert_eq!((again.outcome, again.segment.id()), (Outcome::Same, first.id()), "{image:?} {name:?}");
-        assert_eq!(again.segment.name(), "a");
+        assert_eq!((again.segment.name(), again.also), ("a", None));
     }
-    // One more name for the same memory; one can go without the other.
-    let other = world.load(&copy, Some("b")).unwrap();
-    assert_eq!((other.outcome, other.segment.id(), other.segment.name()), (Outcome::Same, first.id(), "b"));
+    // Under other names, one more name each for the same memory, whether it was asked for or is the file's.
+    for (name, wanted) in [(Some("b"), "b"), (None, "copy")] {
+        let other = world.load(&copy, name).unwrap();
+        assert_eq!((other.outcome, other.segment.id(), other.segment.name()), (Outcome::Same, first.id(), wanted));
+        assert!(other.also.is_some());
+    }
     let id = first.id();
-    drop((first, other));
+    drop(first);
+    assert_eq!(world.store().names_of(id).unwrap(), ["a", "b", "copy"]);
+    // One can go without the other, in use or not: it is there for its users all the same.
     world.remove("a");
+    let user = world.user("b", PAGE);
+    world.store().remove("copy", false).unwrap();
     assert_eq!(world.store().get("b").unwrap().id(), id);
+    assert!(matches!(world.store().remove("b", false), Err(Error::InUse { .. })), "this was the last one");
+    drop(user);
 }
 
 #[test]
@@ -175,10 +184,14 @@ fn a_name_that_was_made_of_the_images_and_another_one_found_are_told() {
     let image = world.image("bad näme.xip", 10, 1);
     let loaded = world.load(&image, None).unwrap();
     assert_eq!((loaded.segment.name(), &*loaded.wanted, loaded.outcome), ("bad-n-me", "bad-n-me", Outcome::New));
+    // The name that follows from the file's is another image's: it is told which one this image has.
+    world.load(&world.image("copy", 10, 2), None).unwrap();
     let again = world.load(&world.image("copy.xip", 10, 1), None).unwrap();
     assert_eq!((again.segment.name(), &*again.wanted, again.outcome), ("bad-n-me", "copy", Outcome::Same));
+    assert!(matches!(world.load(&world.image("copy.xip", 10, 1), Some("copy")), Err(Error::NameTaken { .. })));
     let named = world.load(&image, Some("mine")).unwrap();
     assert_eq!((named.segment.name(), &*named.wanted, named.outcome), ("mine", "mine", Outcome::Same));
+    assert_eq!(named.also.as_deref(), Some("bad-n-me"));
 }
 
 #[test]

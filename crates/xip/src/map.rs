@@ -6,14 +6,17 @@
 //!
 //! Lock order: a map's own lock, then the file's, then the pins'.
 
+mod shown;
+
 use crate::error::{Error, Result};
 use crate::extents::Placed;
 use crate::file::File;
 use crate::volume::Volume;
+use shown::{hole, phase, show};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use xip_core::page::PAGE_BYTES;
-use xip_core::{Device, Host, PAGE_SIZE, PageIndex, PageNo, Run, ops};
+use xip_core::{Device, Host, PAGE_SIZE, PageIndex, Run, ops};
 use xip_ext2::Error as VolumeError;
 use xip_segment::{MappedFile, Part, Sharing, Window};
 
@@ -170,42 +173,6 @@ impl File {
 fn storage(file: &File) -> Result<&MappedFile> {
     let what = "a volume in memory of this process cannot be mapped a second time; put it into a file or a segment";
     file.volume().0.fs.device().mapped().ok_or(VolumeError::Unsupported(what).into())
-}
-
-/// The address modulo 2 MiB that the longest run asks for.
-fn phase(first: u64, placed: &[Placed]) -> u64 {
-    let longest = placed.iter().max_by_key(|placed| placed.run.count);
-    longest.map_or(0, |placed| placed.run.first.0.wrapping_sub(placed.index.0 - first).wrapping_mul(PAGE_BYTES))
-}
-
-/// Makes a window show what the file is: `placed` in the order of its pages, holes between, nothing from page `end` on.
-fn show(window: &mut Window, device: &MappedFile, first: u64, end: u64, placed: &[Placed]) -> Result<()> {
-    let pages = window.pages();
-    let end = end.saturating_sub(first).min(pages);
-    let (mut page, mut left) = (0, placed);
-    while page < pages {
-        let (want, until) = match left {
-            _ if page >= end => (Part::Nothing, pages),
-            [Placed { index, run }, rest @ ..] if index.0 <= first + page => {
-                let within = first + page - index.0;
-                if within >= run.count {
-                    left = rest;
-                    continue;
-                }
-                (Part::Storage(PageNo(run.first.0 + within)), (page + run.count - within).min(end))
-            }
-            [next, ..] => (Part::Zeros, (next.index.0 - first).min(end)),
-            [] => (Part::Zeros, end),
-        };
-        let (have, more) = window.at(page);
-        let until = until.min(page.saturating_add(more));
-        // What a private map has stored it keeps, as long as the file is as long.
-        if have != want && (have != Part::Own || want == Part::Nothing) {
-            window.place(device, page, until - page, want)?;
-        }
-        page = until;
-    }
-    Ok(())
 }
 
 impl Map {
@@ -424,25 +391,6 @@ impl Map {
         }
         Error::NotMapped { page: self.first.saturating_add(page), in_map: page < window.pages() }
     }
-}
-
-/// The first hole in `[at, at + len)`: its pages there, unless something comes before it that is none.
-fn hole(window: &Window, at: usize, len: usize) -> Option<(u64, u64)> {
-    let end = (at.checked_add(len)?.div_ceil(PAGE_SIZE) as u64).min(window.pages());
-    let mut page = (at / PAGE_SIZE) as u64;
-    // Not one page is given storage for a store that cannot be.
-    let mut first = None;
-    while page < end {
-        let (part, more) = window.at(page);
-        let next = end.min(page + more);
-        match part {
-            Part::Zeros => first = first.or(Some((page, next - page))),
-            Part::Storage(_) => {}
-            _ => return None,
-        }
-        page = next;
-    }
-    first.filter(|_| at + len <= window.pages() as usize * PAGE_SIZE)
 }
 
 impl Drop for Map {

@@ -11,7 +11,8 @@ use crate::output::{Output, printable, size};
 
 const HELP: &str = "\
 A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it \
-is there. Loading the same image again gives the same segment. It stays until `xip rm`.\n\n\
+is there. Loading the same image again gives the same segment, under another name one more name for it. It stays \
+until `xip rm` has taken its last name.\n\n\
 Examples:
   xip load debian.xip
   xip load debian.xip --name base";
@@ -41,11 +42,18 @@ impl Args {
         if self.json {
             return output.json(&json!({ "loaded": new, "segment": info }));
         }
-        let what = if new { "loaded" } else { "in memory already" };
+        let what = match &loaded.also {
+            Some(also) => format!("in memory already, as segment {also}: this is one more name for it"),
+            None if new => "loaded".to_owned(),
+            None => "in memory already".to_owned(),
+        };
         output.line(format!("segment {}: {}, {what}", info.name, size(info.size)))?;
         if info.name != loaded.wanted {
-            let image = printable(&self.image.to_string_lossy());
-            output.line(format!("  {image} has the same content: run it as {}", info.name))?;
+            let (image, wanted) = (printable(&self.image.to_string_lossy()), &loaded.wanted);
+            output.line(format!(
+                "  {image} has the same content: run it as {}, since {wanted} is another image; --name gives it a name",
+                info.name
+            ))?;
         }
         Ok(())
     }

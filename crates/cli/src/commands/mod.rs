@@ -56,7 +56,7 @@ impl Command {
             Command::Load(args) => args.run(output).map(done),
             Command::Ls(args) => args.run(output).map(done),
             Command::Stat(args) => args.run(output).map(done),
-            Command::Rm(args) => args.run().map(done),
+            Command::Rm(args) => args.run(output).map(done),
             Command::Save(args) => args.run(output).map(done),
             Command::Run(args) => args.run(output),
             Command::Mount(args) => args.run(output),

@@ -161,6 +161,10 @@ impl Args {
         how.read_only = write == Some(false);
         let image = fs::canonicalize(&self.source);
         how.source = image.doing(|| format!("cannot open the image {}", self.source.display()))?;
+        if Path::new(&how.source).is_dir() {
+            let what = format!("{} is a directory; what is mounted is an image or a segment", self.source.display());
+            return Err(Failure::new(what).remedy("`xip build DIRECTORY IMAGE` makes an image of it"));
+        }
         let volume = match how.read_only {
             true => Volume::open(&how.source),
             false => Volume::open_writable(&how.source),

@@ -2,13 +2,14 @@
 
 use super::segments;
 use crate::failure::Failure;
+use crate::output::Output;
 
 const HELP: &str = "\
 Examples:
   xip rm debian
   xip rm base tools";
 
-/// Remove segments and give their memory back
+/// Remove segments and give their memory back, with the last name of it
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
@@ -22,10 +23,23 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let store = segments::store()?;
         // One that cannot go does not keep the others.
-        let mut errors: Vec<_> = self.names.iter().filter_map(|name| store.remove(name, self.force).err()).collect();
+        let mut errors = Vec::new();
+        for name in &self.names {
+            let id = store.get(name).ok().map(|segment| segment.id());
+            match (store.remove(name, self.force), id) {
+                (Err(error), _) => errors.push(error),
+                (Ok(()), Some(id)) => {
+                    let others = store.names_of(id).unwrap_or_default();
+                    if !others.is_empty() {
+                        output.aside(format!("the memory of {name} stays: it is segment {} too", others.join(" and ")));
+                    }
+                }
+                (Ok(()), None) => {}
+            }
+        }
         let Some(last) = errors.pop() else { return Ok(()) };
         segments::warn(&errors);
         Err(last.into())

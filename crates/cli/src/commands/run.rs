@@ -127,7 +127,6 @@ impl Args {
         let store = segments::store()?;
         let store = if self.rm { store.temporary() } else { store };
         let (segment, lease) = self.segment(&store, output)?;
-        let name = segment.name().to_owned();
         self.log(&segment);
         let start = Instant::now();
         let outcome = {
@@ -135,12 +134,9 @@ impl Args {
             xip_run::run(&volume, segment.fd(), &options)
         };
         drop(segment);
-        if lease.is_some() {
-            match store.remove(&name, false) {
-                // Who else uses it by now keeps it until they end.
-                Ok(()) | Err(xip_segment::Error::InUse { .. } | xip_segment::Error::NoSegment { .. }) => {}
-                Err(problem) => segments::warn(&[problem]),
-            }
+        // Who else uses it by now keeps it until they end, and who has loaded it meanwhile for longer.
+        if let Some(lease) = lease {
+            lease.end();
         }
         let outcome = outcome.map_err(|error| self.failure(error))?;
         let Report { programs, mappings_in_place, bytes_in_place, .. } = outcome.report;
@@ -251,7 +247,7 @@ impl Args {
             return Err(self.failure(missing));
         }
         let loaded = segments::load(store, &self.source, None)?;
-        let new = loaded.outcome == xip_segment::Outcome::New;
+        let new = loaded.outcome == xip_segment::Outcome::New || loaded.also.is_some();
         if new && !self.rm && io::stderr().is_terminal() {
             let name = loaded.segment.name();
             output.aside(format!("loaded segment {name}; `xip rm {name}` gives its memory back"));

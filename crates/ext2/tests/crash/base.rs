@@ -2,14 +2,18 @@
 
 use crate::ops::{Disk, Op, find};
 use crate::recorder::Recorder;
-use crate::tree::{Body, Tree};
+use crate::tree::{Body, Tree, split};
 use Op::*;
+use std::process::Command;
 use std::rc::Rc;
 use xip_core::ops::Durable::{All, Data, No};
 use xip_core::{Alone, PAGE_SIZE, Timestamp};
 use xip_ext2::{Format, Volume};
 
 pub const NOW: Timestamp = Timestamp { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
+/// Times that need all of their bits: seconds before 1970 and after 2038.
+const LONG_AGO: Timestamp = Timestamp { seconds: -1_000_000_007, nanoseconds: 999_999_999 };
+const LATER: Timestamp = Timestamp { seconds: 5_000_000_000, nanoseconds: 1 };
 /// Names of this length fill a block of a directory with 16 of them.
 const NAME: usize = 240;
 
@@ -24,6 +28,12 @@ pub enum World {
     Full,
     /// A file that has pointers to pointers to pointers.
     Deep,
+    /// Four groups of blocks and inodes, files and directories in more than one of them.
+    Groups,
+    /// A directory whose index is full: with one more block of names it has two levels.
+    Index,
+    /// A directory whose index has two levels, and a block of it that is full.
+    Levels,
 }
 
 pub struct Base {
@@ -35,23 +45,22 @@ pub struct Base {
 
 impl Base {
     pub fn new(world: World) -> Self {
-        // Not zeros: what an operation does not write itself shows, as another file's bytes would.
-        let blocks = if let World::Full = world { 24 } else { 64 };
-        let device = Recorder::new(&vec![0xee; blocks * PAGE_SIZE]);
-        let format = Format {
-            blocks: blocks as u64,
-            inodes: 48,
-            uuid: *b"0123456789abcdef",
-            label: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
-            hash_seed: *b"seedseedseedseed",
-            root_permissions: 0o755,
-            root_owner: (0, 0),
-        };
-        let mut volume: Disk<'_> = Volume::format(&device, Alone::at(NOW), &format).unwrap();
+        let device = Recorder::new(&world.empty());
+        let mut volume: Disk<'_> = Volume::open(&device, Alone::at(NOW)).unwrap();
         let mut tree = Tree::new();
         for op in world.content() {
             op.run(&mut volume).unwrap_or_else(|error| panic!("{op:?}: {error}"));
             tree = op.expect(&tree).unwrap().after;
+        }
+        let names = match world {
+            World::Index => GROWS,
+            World::Levels => SPLITS,
+            _ => 0,
+        };
+        for n in 0..names {
+            let (directory, file) = (find(&volume, "/index").unwrap(), find(&volume, "/b").unwrap());
+            volume.link(directory, split(long("/index", n)).1.as_bytes(), file).unwrap();
+            tree.link("/b", long("/index", n)).unwrap();
         }
         volume.sync().unwrap();
         // All of it is durable.
@@ -70,7 +79,29 @@ impl Base {
                 [4096, 12288]
             );
         }
-        Self { image: device.bytes(), tree, full: matches!(world, World::Full) }
+        if let World::Groups = world {
+            // 16 inodes and 256 blocks each.
+            let group = |path| (find(&volume, path).unwrap().0 - 1) / 16;
+            let all = ["/d1", "/d1/x", "/d2", "/d2/y", "/d3"].map(group);
+            assert!(all.iter().collect::<std::collections::BTreeSet<_>>().len() > 1, "{all:?}");
+        }
+        let image = device.bytes();
+        if names > 0 {
+            // One more name takes a block for itself, and one for the index.
+            let device = Recorder::new(&image);
+            let volume: Disk<'_> = Volume::open(&device, Alone::at(NOW)).unwrap();
+            let size = || volume.inode(find(&volume, "/index").unwrap()).unwrap().size;
+            let before = size();
+            volume
+                .link(
+                    find(&volume, "/index").unwrap(),
+                    split(long("/index", names)).1.as_bytes(),
+                    find(&volume, "/b").unwrap(),
+                )
+                .unwrap();
+            assert_eq!(size() - before, 2 * PAGE_SIZE as u64);
+        }
+        Self { image, tree, full: matches!(world, World::Full) }
     }
 }
 
@@ -85,8 +116,43 @@ const FAR: usize = (12 + 1024 + 3) * PAGE_SIZE;
 /// Names in `/index`: one more goes into a block that is full.
 const INDEXED: usize = 30;
 
+/// Names in `/index` with which its index is full: with one more it gets a second level.
+const GROWS: usize = 5700;
+/// Names in `/index` with which a block of the lower level is full: one more splits it.
+const SPLITS: usize = 5742;
+
 impl World {
     pub const ALL: [Self; 4] = [Self::Names, Self::Full, Self::Deep, Self::Files];
+    /// Those of which an image takes longer, and how many are tried for each moment.
+    pub const LARGE: [(Self, usize); 3] = [(Self::Groups, 200), (Self::Index, 6), (Self::Levels, 6)];
+
+    /// A volume with nothing in it. What is free is not zeros: what an operation does not write itself shows, as another file's bytes
+    /// would.
+    fn empty(self) -> Vec<u8> {
+        let blocks = match self {
+            Self::Files | Self::Names | Self::Deep => 64,
+            Self::Full => 24,
+            Self::Groups => 1024,
+            Self::Index | Self::Levels => 1200,
+        };
+        let bytes = vec![0xee; blocks * PAGE_SIZE];
+        if let Self::Groups = self {
+            return foreign(&bytes);
+        }
+        let device = Recorder::new(&bytes);
+        let format = Format {
+            blocks: blocks as u64,
+            inodes: 48,
+            uuid: *b"0123456789abcdef",
+            label: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
+            hash_seed: *b"seedseedseedseed",
+            root_permissions: 0o755,
+            root_owner: (0, 0),
+        };
+        let mut volume: Disk<'_> = Volume::format(&device, Alone::at(NOW), &format).unwrap();
+        volume.close().unwrap();
+        device.bytes()
+    }
 
     fn content(self) -> Vec<Op> {
         match self {
@@ -120,6 +186,25 @@ impl World {
                 Create("/b"),
                 Write("/b", 0, 300, No),
             ],
+            Self::Groups => vec![
+                Create("/big"),
+                Write("/big", 0, 270 * 4096, No),
+                Mkdir("/d1"),
+                Create("/d1/x"),
+                Write("/d1/x", 0, 5000, No),
+                SetAttribute("/d1/x", "user.big", 300),
+                // The rest of the inodes of the first group.
+                Symlink("/s1", 20),
+                Symlink("/s2", 20),
+                Symlink("/s3", 100),
+                Mkdir("/d2"),
+                Create("/d2/y"),
+                Write("/d2/y", 0, 100, No),
+                Link("/d2/y", "/d1/y"),
+                Mkdir("/d3"),
+                Mkdir("/d3/sub"),
+            ],
+            Self::Index | Self::Levels => vec![Create("/a"), Create("/b"), Mkdir("/index")],
             Self::Names => {
                 let mut ops = vec![Create("/a"), Create("/b"), Mkdir("/full"), Mkdir("/index")];
                 ops.extend((0..16).map(|n| Link("/a", long("/full", n))));
@@ -196,6 +281,8 @@ impl World {
                 Chmod("/a", 0o600),
                 Chmod("/b", 0o6755),
                 Chmod("/sparse", 0o6755),
+                SetTimes("/a", LONG_AGO, LATER),
+                SetTimes("/d", LATER, LONG_AGO),
                 Stray("/a"),
                 Stray("/b"),
                 Close,
@@ -231,6 +318,41 @@ impl World {
                 Punch("/deep", 14 * 4096 + 5, FAR),
                 Unlink("/deep"),
                 Write("/b", FAR, 100, No),
+                // Over the first page that has a way of three pointers.
+                Write("/deep", (12 + 1024) * PAGE_SIZE - 100, 200, No),
+                Punch("/deep", (12 + 1024) * PAGE_SIZE, 4 * PAGE_SIZE),
+            ],
+            Self::Groups => vec![
+                Create("/d2/new"),
+                Mkdir("/made"),
+                Mkdir("/d1/made"),
+                Symlink("/d2/slow", 100),
+                Link("/d1/x", "/d2/link"),
+                Unlink("/big"),
+                Unlink("/d1/x"),
+                Rmdir("/d3/sub"),
+                Rename("/d1/x", "/d2/x"),
+                Rename("/d1/x", "/d2/y"),
+                Rename("/d3/sub", "/d1/sub"),
+                Exchange("/d1/x", "/d2/y"),
+                Exchange("/d1/x", "/d3/sub"),
+                Append("/big", 2 * 4096),
+                Write("/d2/y", 300 * 4096, 100, No),
+                Truncate("/big", 100),
+                Punch("/big", 100 * 4096, 165 * 4096),
+                SetAttribute("/d2/y", "user.new", 500),
+            ],
+            Self::Index => vec![
+                Create(long("/index", GROWS)),
+                Link("/a", long("/index", GROWS)),
+                Rename("/a", long("/index", GROWS)),
+                Unlink(long("/index", 7)),
+            ],
+            Self::Levels => vec![
+                Create(long("/index", SPLITS)),
+                Rename(long("/index", 7), long("/index", SPLITS)),
+                Unlink(long("/index", 7)),
+                Exchange("/a", long("/index", 8)),
             ],
             Self::Names => vec![
                 Create(long("/full", 16)),
@@ -247,6 +369,27 @@ impl World {
             ],
         }
     }
+}
+
+/// As small groups as `mke2fs` makes, which [`Format`] does not.
+fn foreign(bytes: &[u8]) -> Vec<u8> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let features = "none,filetype,sparse_super,large_file,ext_attr,dir_index";
+    let options = "hash_seed=73656564-7365-6564-7365-656473656564";
+    let made = Command::new("mke2fs")
+        .args(["-q", "-F", "-t", "ext2", "-b", "4096", "-g", "256", "-N", "64", "-I", "256", "-m", "0", "-O", features])
+        .args(["-U", "30313233-3435-3637-3839-616263646566", "-E", options])
+        .arg(file.path())
+        .env("E2FSPROGS_FAKE_TIME", NOW.seconds.to_string())
+        .output()
+        .expect("mke2fs: run cargo xtask setup");
+    assert!(made.status.success(), "{made:?}");
+    let device = Recorder::new(&std::fs::read(file.path()).unwrap());
+    let mut volume: Disk<'_> = Volume::open(&device, Alone::at(NOW)).unwrap();
+    Rmdir("/lost+found").run(&mut volume).unwrap();
+    volume.close().unwrap();
+    device.bytes()
 }
 
 /// Operations that do not yet keep the contract, and why: they are not tried until they do.

@@ -18,6 +18,10 @@ use xip_ext2::{Error, Volume, check};
 /// One image in so many, chosen by its hash, is shown to `e2fsck`: a process takes as long as a hundred images without
 /// it.
 const E2FSCK_EVERY: u64 = 200;
+/// As that, of volumes of which few are tried.
+const LARGE_E2FSCK_EVERY: u64 = 20;
+/// A volume of more bytes is large.
+const LARGE: usize = 4 << 20;
 /// One in so many is mended by `e2fsck -fy` as it is, too.
 const FOREIGN_EVERY: u64 = 500;
 /// One in so many is checked again after its repair.
@@ -33,6 +37,7 @@ pub struct Judge {
     /// For the check.
     memory: Vec<u8>,
     file: tempfile::NamedTempFile,
+    e2fsck_every: u64,
     pub shown_to_e2fsck: usize,
     /// Images of crashes in a repair.
     pub in_repairs: usize,
@@ -45,7 +50,8 @@ impl Judge {
         let file = tempfile::NamedTempFile::new().unwrap();
         let scratch = Recorder::new(image);
         let memory = vec![0; check::memory_wanted(&scratch).unwrap()];
-        Self { scratch, memory, file, shown_to_e2fsck: 0, in_repairs: 0, in_repair: false }
+        let e2fsck_every = if image.len() > LARGE { LARGE_E2FSCK_EVERY } else { E2FSCK_EVERY };
+        Self { scratch, memory, file, e2fsck_every, shown_to_e2fsck: 0, in_repairs: 0, in_repair: false }
     }
 
     /// Begins again with this image.
@@ -73,7 +79,7 @@ impl Judge {
         }
         lines.iter().for_each(|&line| self.scratch.put(line * LINE, cache.durable(line)));
         // Not of those that were used again.
-        let chosen = hash % REPAIR_EVERY == 1 && !hash.is_multiple_of(E2FSCK_EVERY);
+        let chosen = hash % REPAIR_EVERY == 1 && !hash.is_multiple_of(self.e2fsck_every);
         if verdict.is_ok() && lines.len() > image.len() && !self.in_repair && chosen {
             verdict = self.crash_in_repair(cache, image, &events, allowed);
         }
@@ -117,7 +123,7 @@ impl Judge {
             }
         }
         compare(&walk(&open(&self.scratch)?)?, allowed)?;
-        if hash.is_multiple_of(E2FSCK_EVERY) {
+        if hash.is_multiple_of(self.e2fsck_every) {
             self.use_again(allowed)?;
             self.show_to_e2fsck()?;
         }

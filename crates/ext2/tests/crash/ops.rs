@@ -4,7 +4,7 @@ use crate::recorder::Recorder;
 use crate::tree::{Body, Data, Node, Refused, Tree, split};
 use std::rc::Rc;
 use xip_core::ops::{self, Durable, Writer};
-use xip_core::{Alone, Create, Device, Extent, InPlace, Mapping, PAGE_SIZE, PageIndex, space};
+use xip_core::{Alone, Create, Device, Extent, InPlace, Mapping, PAGE_SIZE, PageIndex, Timestamp, space};
 use xip_ext2::{Blocks, Error, File, InodeNo, NewInode, NewKind, Rename, SetAttributes, Volume};
 
 pub type Disk<'a> = Volume<&'a Recorder, Alone>;
@@ -32,6 +32,8 @@ pub enum Op {
     SetAttribute(&'static str, &'static str, usize),
     RemoveAttribute(&'static str, &'static str),
     Chmod(&'static str, u16),
+    /// Times of the last read and of the last change, to their nanoseconds.
+    SetTimes(&'static str, Timestamp, Timestamp),
     /// Bytes beyond the end of a file, to the end of its page, that come through a mapping (contract 3, tail rule).
     Stray(&'static str),
     /// The volume is closed; what comes after opens it again.
@@ -110,9 +112,21 @@ impl Op {
                 after.node(path)?.attributes.remove(name).ok_or(Refused)?;
             }
             Self::Chmod(path, permissions) => after.node(path)?.permissions = permissions,
+            Self::SetTimes(path, atime, mtime) => {
+                let path = after.node(path)?;
+                (path.times, path.changed) = (Some((atime, mtime)), false);
+            }
             Self::Stray(path) => drop(after.data(path)?),
             Self::Close => {}
         }
+        // What changes a file gives it times that are not said here, and any moment during it may have them.
+        for (number, node) in &mut after.nodes {
+            if std::mem::take(&mut node.changed) {
+                node.times = None;
+                during.iter_mut().filter_map(|tree| tree.nodes.get_mut(number)).for_each(|node| node.times = None);
+            }
+        }
+        during.iter_mut().flat_map(|tree| tree.nodes.values_mut()).for_each(|node| node.changed = false);
         during.push(after.clone());
         Ok(Outcome { during, after })
     }
@@ -178,6 +192,10 @@ impl Op {
             Self::RemoveAttribute(path, name) => volume.set_xattr(find(volume, path)?, name.as_bytes(), None),
             Self::Chmod(path, permissions) => {
                 let change = SetAttributes { permissions: Some(permissions), ..SetAttributes::default() };
+                volume.set_attributes(find(volume, path)?, &change)
+            }
+            Self::SetTimes(path, atime, mtime) => {
+                let change = SetAttributes { atime: Some(atime), mtime: Some(mtime), ..SetAttributes::default() };
                 volume.set_attributes(find(volume, path)?, &change)
             }
             Self::Stray(path) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use xip_core::Timestamp;
 
 /// Bytes of a file. While it is written, a byte is as in one of the versions.
 #[derive(Clone, Debug, Hash)]
@@ -46,11 +47,15 @@ pub struct Node {
     pub body: Body,
     pub permissions: u16,
     pub attributes: BTreeMap<String, Vec<u8>>,
+    /// Of the last read and the last change, where they were set and nothing has changed since.
+    pub times: Option<(Timestamp, Timestamp)>,
+    /// By the operation under way.
+    pub changed: bool,
 }
 
 impl Node {
     pub fn new(body: Body, permissions: u16) -> Self {
-        Self { body, permissions, attributes: BTreeMap::new() }
+        Self { body, permissions, attributes: BTreeMap::new(), times: None, changed: false }
     }
 
     pub fn directory() -> Self {
@@ -93,8 +98,12 @@ impl Tree {
     }
 
     pub fn data(&mut self, path: &str) -> Result<&mut Data, Refused> {
-        match &mut self.node(path)?.body {
-            Body::File(data) => Ok(data),
+        let node = self.node(path)?;
+        match &mut node.body {
+            Body::File(data) => {
+                node.changed = true;
+                Ok(data)
+            }
             _ => Err(Refused),
         }
     }
@@ -107,8 +116,12 @@ impl Tree {
     }
 
     fn names_mut(&mut self, path: &str) -> Result<&mut BTreeMap<String, usize>, Refused> {
-        match &mut self.node(path)?.body {
-            Body::Directory(names) => Ok(names),
+        let node = self.node(path)?;
+        match &mut node.body {
+            Body::Directory(names) => {
+                node.changed = true;
+                Ok(names)
+            }
             _ => Err(Refused),
         }
     }

@@ -4,7 +4,7 @@
 //! directories and symbolic links are cached. What is read of files is kept within a limit: see [`crate::reads`].
 
 use super::{
-    TTL, WANTED, agree, attr, file_type, generation, reply_attr, reply_entry, reply_link, reply_read, reply_seek,
+    WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
     reply_statfs, reply_xattr, reply_xattrs,
 };
 use crate::reads::{Reads, tell};
@@ -101,35 +101,26 @@ impl Filesystem for Server {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
         tracing::trace!(ino = ino.0, offset, "readdir");
-        let read = self.tree.read_dir(ino.0, offset, &mut |entry| {
-            // The kernel wants a type; programs that care ask the inode when the directory does not know.
-            let kind = match entry.kind {
-                Some(kind) => kind,
-                None => self.tree.attributes(entry.id)?.inode.kind,
-            };
-            Ok(!reply.add(INodeNo(entry.ino), entry.next, file_type(kind), entry.name))
+        reply_entries(reply, |add| {
+            self.tree.read_dir(ino.0, offset, &mut |entry| {
+                // The kernel wants a type; programs that care ask the inode when the directory does not know.
+                let kind = match entry.kind {
+                    Some(kind) => kind,
+                    None => self.tree.attributes(entry.id)?.inode.kind,
+                };
+                Ok(add(&entry, kind))
+            })
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
-        }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         tracing::trace!(ino = ino.0, offset, "readdirplus");
-        let read = self.tree.read_dir(ino.0, offset, &mut |entry| {
-            let found = self.tree.attributes(entry.id)?;
-            // The kernel makes nodes of all but the dots, which are only shown.
-            let dots = entry.name == "." || entry.name == "..";
-            let attr = attr(&found, if dots { found.ino } else { found.id });
-            Ok(!reply.add(attr.ino, entry.next, entry.name, &TTL, &attr, generation(&found)))
+        reply_entries_plus(reply, |add| {
+            self.tree
+                .read_dir(ino.0, offset, &mut |entry| Ok(add(&self.tree.attributes(entry.id)?, entry.name, entry.next)))
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
-        }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

@@ -8,7 +8,7 @@
 //! besides the image's own, with the times and the lack of space of a file known too late.
 
 use super::{
-    TTL, WANTED, agree, attr, file_type, generation, reply_attr, reply_entry, reply_link, reply_read, reply_seek,
+    WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
     reply_statfs, reply_xattr, reply_xattrs,
 };
 use crate::live::{Caller, Live, New, Set, Space};
@@ -302,30 +302,18 @@ impl Filesystem for Server {
         reply_written(reply, self.live.copy((from.0, from_offset), (to.0, to_offset), len));
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
         tracing::trace!(ino = ino.0, offset, "readdir");
-        let read = self.live.read_dir(ino.0, offset, &mut |entry| {
-            let kind = file_type(entry.kind.unwrap_or(Kind::Regular));
-            !reply.add(INodeNo(entry.ino), entry.next, kind, entry.name)
+        reply_entries(reply, |add| {
+            self.live.read_dir(ino.0, offset, &mut |entry| add(&entry, entry.kind.unwrap_or(Kind::Regular)))
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
-        }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         tracing::trace!(ino = ino.0, offset, "readdirplus");
-        let read = self.live.read_dir_plus(ino.0, offset, &mut |found, name, next| {
-            // The dots are only shown.
-            let dots = name == b"." || name == b"..";
-            let attr = attr(found, if dots { found.ino } else { found.id });
-            !reply.add(attr.ino, next, OsStr::from_bytes(name), &TTL, &attr, generation(found))
+        reply_entries_plus(reply, |add| {
+            self.live.read_dir_plus(ino.0, offset, &mut |found, name, next| add(found, OsStr::from_bytes(name), next))
         });
-        match read {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
-        }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

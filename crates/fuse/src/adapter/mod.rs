@@ -12,13 +12,13 @@ use crate::error::Error;
 use crate::live::Live;
 use crate::reads::Reads;
 use crate::session::ServeOptions;
-use crate::tree::{Attributes, Tree};
+use crate::tree::{Attributes, Entry, Tree};
 use fuser::{
     Config, Errno, FileAttr, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyData,
-    ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr, Session, SessionACL,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyStatfs, ReplyXattr, Session, SessionACL,
 };
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -130,6 +130,34 @@ fn reply_entry(reply: ReplyEntry, found: Result<Option<Attributes>, i32>) {
 fn reply_attr(reply: ReplyAttr, found: Result<Attributes, i32>) {
     match found {
         Ok(found) => reply.attr(&TTL, &attr(&found, found.ino)),
+        Err(errno) => reply.error(Errno::from_i32(errno)),
+    }
+}
+
+/// Entries of a directory: those that `list` adds, which ends when there is no more room.
+fn reply_entries(
+    mut reply: ReplyDirectory,
+    list: impl FnOnce(&mut dyn FnMut(&Entry<'_>, Kind) -> bool) -> Result<(), i32>,
+) {
+    match list(&mut |entry, kind| !reply.add(INodeNo(entry.ino), entry.next, file_type(kind), entry.name)) {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(Errno::from_i32(errno)),
+    }
+}
+
+/// As [`reply_entries`], with what is known of each: attributes, name, and where the next one is.
+fn reply_entries_plus(
+    mut reply: ReplyDirectoryPlus,
+    list: impl FnOnce(&mut dyn FnMut(&Attributes, &OsStr, u64) -> bool) -> Result<(), i32>,
+) {
+    let listed = list(&mut |found, name, next| {
+        // The kernel makes nodes of all but the dots, which are only shown.
+        let dots = name == "." || name == "..";
+        let attr = attr(found, if dots { found.ino } else { found.id });
+        !reply.add(attr.ino, next, name, &TTL, &attr, generation(found))
+    });
+    match listed {
+        Ok(()) => reply.ok(),
         Err(errno) => reply.error(Errno::from_i32(errno)),
     }
 }

@@ -1,6 +1,8 @@
 //! A tree of files, and the kernel's own tools to make an image of it.
 #![allow(dead_code)] // Each test takes what it needs.
 
+pub mod mapped;
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
