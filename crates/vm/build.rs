@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 7] = ["Cargo.toml", "Cargo.lock", "src/main.rs", "src/job.rs", "src/ports.rs", "src/root.rs", "src/run.rs"];
+const SOURCES: [&str; 7] =
+    ["Cargo.toml", "Cargo.lock", "src/main.rs", "src/job.rs", "src/ports.rs", "src/root.rs", "src/run.rs"];
 
 fn main() {
     for source in SOURCES {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// What is needed, and the Debian package that has it. A name with a slash is a file, otherwise a program.
-const NEEDED: [(&str, &str); 24] = [
+const NEEDED: [(&str, &str); 26] = [
     ("mke2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
@@ -32,6 +32,9 @@ const NEEDED: [(&str, &str); 24] = [
     // What `cargo install` needs for pjdfstest, and libFuzzer to be built.
     ("/usr/include/sys/acl.h", "libacl1-dev"),
     ("g++", "g++"),
+    // Guests. Their kernel is a package too, which `xip vm kernel` gets.
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
 ];
 
 /// Makes sure that everything is there; asks apt only for what is not.

@@ -11,7 +11,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No QEMU for this processor is installed: `ENOENT`.
-    #[error("{program} is not installed; a guest needs it (Debian: apt-get install --no-install-recommends qemu-system-x86)")]
+    #[error(
+        "{program} is not installed; a guest needs it (Debian: apt-get install --no-install-recommends qemu-system-x86)"
+    )]
     NoQemu {
         /// What was looked for on `PATH`.
         program: &'static str,
@@ -54,7 +56,9 @@ pub enum Error {
     #[error("cannot get a kernel: {0}")]
     Fetch(String),
     /// The segment is no multiple of 2 MiB, as persistent memory must be: `EINVAL`.
-    #[error("the segment has {bytes} bytes, and a guest's memory device is a multiple of 2 MiB: build the image again with xip build")]
+    #[error(
+        "the segment has {bytes} bytes, and a guest's memory device is a multiple of 2 MiB: build the image again with xip build"
+    )]
     Size {
         /// Its size.
         bytes: u64,

@@ -104,7 +104,12 @@ impl Guest {
         let [control, input, output, errors] = lines;
         // QEMU inherits copies that are not closed when it is executed.
         let copy = |fd: BorrowedFd<'_>| dup(fd).doing(|| "copy a descriptor".into());
-        let ports = [("xip.control", &control.1), ("xip.input", &input.1), ("xip.output", &output.1), ("xip.errors", &errors.1)];
+        let ports = [
+            ("xip.control", &control.1),
+            ("xip.input", &input.1),
+            ("xip.output", &output.1),
+            ("xip.errors", &errors.1),
+        ];
         let mut inherited: Vec<OwnedFd> = Vec::new();
         let mut inherit = |fd: BorrowedFd<'_>| {
             let fd = copy(fd)?;

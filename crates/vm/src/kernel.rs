@@ -27,7 +27,8 @@ const MODULES: [&str; 14] = [
 ];
 
 /// What must be part of the kernel.
-const BUILT_IN: [&str; 5] = ["CONFIG_FS_DAX", "CONFIG_EXT4_FS", "CONFIG_DEVTMPFS", "CONFIG_BLK_DEV_INITRD", "CONFIG_SERIAL_8250_CONSOLE"];
+const BUILT_IN: [&str; 5] =
+    ["CONFIG_FS_DAX", "CONFIG_EXT4_FS", "CONFIG_DEVTMPFS", "CONFIG_BLK_DEV_INITRD", "CONFIG_SERIAL_8250_CONSOLE"];
 /// What may be a module, too.
 const MODULAR: [&str; 5] =
     ["CONFIG_VIRTIO_PCI", "CONFIG_VIRTIO_CONSOLE", "CONFIG_VIRTIO_PMEM", "CONFIG_BLK_DEV_PMEM", "CONFIG_OVERLAY_FS"];
@@ -87,7 +88,8 @@ impl Kernel {
         let version = name.strip_prefix("vmlinuz-").unwrap_or(name);
         let boot = image.parent().unwrap_or(Path::new("/"));
         let top = boot.parent().unwrap_or(Path::new("/"));
-        let places = [top.join("lib/modules"), top.join("usr/lib/modules"), "/lib/modules".into()].map(|at| at.join(version));
+        let places =
+            [top.join("lib/modules"), top.join("usr/lib/modules"), "/lib/modules".into()].map(|at| at.join(version));
         let unfit = |missing: Vec<&str>| Error::Unfit { kernel: image.clone(), missing: missing.join(", ") };
         let mut wanted_modules = false;
         // A kernel of one's own may have no such file; then the guest finds out.
@@ -156,7 +158,8 @@ pub fn fetch() -> Result<Kernel> {
     let work = tempfile::Builder::new().prefix(".new-").tempdir_in(&cache);
     let work = work.doing(|| format!("write in {}", cache.display()))?;
     let packages = candidates();
-    let mut said = String::from("no package of such a kernel is known to apt-get: run `apt-get update`, or add Debian's sources");
+    let mut said =
+        String::from("no package of such a kernel is known to apt-get: run `apt-get update`, or add Debian's sources");
     for package in &packages {
         match tool(Command::new("apt-get").args(["download", package]).current_dir(work.path())) {
             Ok(_) => {}
@@ -173,10 +176,12 @@ pub fn fetch() -> Result<Kernel> {
         prune(&tree, &kernel).doing(|| format!("write in {}", work.path().display()))?;
         let version = image.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
         let place = cache.join(&version);
-        if place.exists() {
-            return Kernel::at(&place.join("boot").join(format!("vmlinuz-{version}")));
+        // There already, or just made by another one who gets it: a kernel of the same version is the same.
+        if let Err(error) = fs::rename(&tree, &place)
+            && !place.exists()
+        {
+            return Err(error).doing(|| format!("make {}", place.display()));
         }
-        fs::rename(&tree, &place).doing(|| format!("make {}", place.display()))?;
         return Kernel::at(&place.join("boot").join(format!("vmlinuz-{version}")));
     }
     Err(Error::Fetch(said))
@@ -203,7 +208,11 @@ fn prune(tree: &Path, kernel: &Kernel) -> std::io::Result<()> {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() && !path.is_symlink() {
                 waiting.push(path);
-            } else if !keep.contains(path.as_path()) && path != kernel.image && !name.starts_with("config-") && name != "copyright" {
+            } else if !keep.contains(path.as_path())
+                && path != kernel.image
+                && !name.starts_with("config-")
+                && name != "copyright"
+            {
                 fs::remove_file(path)?;
             }
         }
@@ -244,7 +253,12 @@ mod tests {
     }
 
     fn config(without: &str) -> String {
-        BUILT_IN.iter().chain(&MODULAR).filter(|option| **option != without).map(|option| format!("{option}=y\n")).collect()
+        BUILT_IN
+            .iter()
+            .chain(&MODULAR)
+            .filter(|option| **option != without)
+            .map(|option| format!("{option}=y\n"))
+            .collect()
     }
 
     #[test]
@@ -268,7 +282,8 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_by_their_numbers() {
-        let mut all = ["vmlinuz-6.9.1-cloud", "vmlinuz-6.12.117+deb12-cloud", "vmlinuz-6.12.9-cloud"].map(PathBuf::from);
+        let mut all =
+            ["vmlinuz-6.9.1-cloud", "vmlinuz-6.12.117+deb12-cloud", "vmlinuz-6.12.9-cloud"].map(PathBuf::from);
         all.sort_by_key(|image| numbers(image));
         assert_eq!(all.map(|image| image.display().to_string()).last().unwrap(), "vmlinuz-6.12.117+deb12-cloud");
     }

@@ -149,7 +149,8 @@ impl Args {
         }
         for variable in &self.env {
             let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-                return Err(Failure::new(format!("--env {variable}: a variable is NAME=VALUE")).with_code(crate::failure::USAGE));
+                return Err(Failure::new(format!("--env {variable}: a variable is NAME=VALUE"))
+                    .with_code(crate::failure::USAGE));
             };
             environment.retain(|(known, _)| known != name);
             environment.push((name.into(), value.into()));
