@@ -189,6 +189,21 @@ fn sizes_and_kinds_that_cannot_be_are_errors() {
     }
 }
 
+/// Contract 3: progress beats an error. Found by fuzzing: what stands before a bad pointer could not be read in place.
+#[test]
+fn a_hole_before_a_bad_pointer_is_a_hole() {
+    let mut image = image_of(256);
+    let file = inode_at(&image, &[b"dir", b"file"]);
+    image[file + 40..file + 48].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    let volume = open(&image).unwrap();
+    let dir = volume.lookup(InodeNo::ROOT, b"dir").unwrap().unwrap();
+    let number = volume.lookup(dir, b"file").unwrap().unwrap();
+    let File::Cached(file) = volume.file(number).unwrap() else { unreachable!() };
+    assert_eq!(ops::seek_hole(&file, 0), Ok(0));
+    assert_eq!(ops::read(&file, 0, &mut [1; 8192]), Ok(4096));
+    assert!(matches!(ops::read(&file, 4096, &mut [1; 4096]), Err(Error::Corrupt { .. })));
+}
+
 /// Found by fuzzing: a count that one more block does not fit in.
 #[test]
 fn a_file_that_counts_the_most_blocks_takes_attributes() {
