@@ -23,12 +23,14 @@ pub(crate) fn run_all() -> Result<ExitCode> {
     steps.run("format", || run(cargo().args(["fmt", "--all", "--check"])));
     steps.run("clippy", || run(cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict)));
     // What stands outside the workspace must not rot there.
-    for outside in ["bench/Cargo.toml", "fuzz/Cargo.toml", "tests/no-alloc/Cargo.toml"] {
+    for outside in ["bench/Cargo.toml", "fuzz/Cargo.toml", "tests/no-alloc/Cargo.toml", "crates/vm/init/Cargo.toml"] {
         steps.run("format outside", || run(cargo().args(["fmt", "--check", "--manifest-path", outside])));
     }
-    let mut bench = cargo();
-    bench.args(["clippy", "--manifest-path", "bench/Cargo.toml", "--target-dir"]).arg(target());
-    steps.run("clippy of bench", || run(bench.args(strict)));
+    for outside in ["bench/Cargo.toml", "crates/vm/init/Cargo.toml"] {
+        let mut clippy = cargo();
+        clippy.args(["clippy", "--manifest-path", outside, "--target-dir"]).arg(target());
+        steps.run("clippy outside", || run(clippy.args(strict)));
+    }
     match judges::impossible() {
         None => steps.run("judges", || judges::run(&[], judges::By::Xip, false)),
         Some(reason) => println!("test: without judges: {reason}"),

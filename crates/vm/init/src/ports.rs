@@ -40,11 +40,7 @@ impl Ports {
     pub(crate) fn find() -> Result<Self> {
         Ok(Self {
             control: Control(open("xip.control")?),
-            streams: Streams {
-                input: open("xip.input")?,
-                output: open("xip.output")?,
-                errors: open("xip.errors")?,
-            },
+            streams: Streams { input: open("xip.input")?, output: open("xip.output")?, errors: open("xip.errors")? },
         })
     }
 }

@@ -101,7 +101,8 @@ fn obey(line: &str, main: Pid, terminal: Option<&OwnedFd>) {
 
 /// Makes a terminal and gives it to the program; the other side of it.
 fn terminal(command: &mut Command) -> Result<OwnedFd> {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).tried("cannot make a terminal")?;
+    let ours =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).tried("cannot make a terminal")?;
     grantpt(&ours).and_then(|()| unlockpt(&ours)).tried("cannot make a terminal")?;
     let name = ptsname(&ours, Vec::new()).tried("cannot make a terminal")?;
     let theirs = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.as_bytes()));
@@ -136,7 +137,9 @@ pub(crate) fn session(arguments: &[OsString]) -> ExitCode {
     if arguments.first().is_some_and(|kind| kind == WITH_TERMINAL) {
         let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
     }
-    let Some((program, rest)) = arguments.get(1..).and_then(<[_]>::split_first) else { return ExitCode::from(NOT_FOUND) };
+    let Some((program, rest)) = arguments.get(1..).and_then(<[_]>::split_first) else {
+        return ExitCode::from(NOT_FOUND);
+    };
     let error = Command::new(program).args(rest).exec();
     eprintln!("xip: {}: {error}", program.to_string_lossy());
     ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT })
