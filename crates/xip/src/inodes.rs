@@ -33,7 +33,7 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// `directory` is none, or damaged; the name is longer than 255 bytes.
     pub fn lookup(self, directory: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
-        let kind = self.0.0.fs.inode(directory)?.kind;
+        let kind = self.0.0.fs.kind(directory)?;
         Ok(path::lookup(&self.0.0, (directory, kind), name)?.map(|(ino, _)| ino))
     }
 
@@ -226,6 +226,6 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// It is not in use, or damaged.
     pub fn kind(self, ino: InodeNo) -> Result<Kind, Error> {
-        Ok(self.0.0.fs.inode(ino)?.kind)
+        self.0.0.fs.kind(ino)
     }
 }
