@@ -279,9 +279,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             Counter::Directories => 16,
         };
         let at = self.geometry.descriptor_at(group) + offset;
-        let mut bytes = [0; 2];
-        self.device.read(at, &mut bytes)?;
-        Ok((at, u16::from_le_bytes(bytes)))
+        Ok((at, u16::from_le_bytes(self.load(at)?)))
     }
 
     /// Adds to a counter of a group, and of the volume. A damaged counter saturates; it never wraps.
@@ -295,9 +293,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             Counter::Directories => return Ok(()),
         };
         let _guard = self.env.exclusive(LockId::Super);
-        let mut bytes = [0; 4];
-        self.device.read(SUPER_AT + offset, &mut bytes)?;
-        let old = u32::from_le_bytes(bytes);
+        let old = u32::from_le_bytes(self.load(SUPER_AT + offset)?);
         let new = u32::try_from((i64::from(old) + change).clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
         self.put(SUPER_AT + offset, &new.to_le_bytes())
     }
@@ -313,11 +309,9 @@ impl<D: Device, E: Env> Volume<D, E> {
                 self.device.write(at, &bytes[..count as usize])?;
                 bit += 8 * count;
             } else {
-                let mut byte = [0u8];
-                self.device.read(at, &mut byte)?;
+                let [byte] = self.load(at)?;
                 let mask = 1 << (bit % 8);
-                byte[0] = if value { byte[0] | mask } else { byte[0] & !mask };
-                self.device.write(at, &byte)?;
+                self.device.write(at, &[if value { byte | mask } else { byte & !mask }])?;
                 bit += 1;
             }
         }

@@ -169,6 +169,9 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
 
     /// How many pointers from `at` on count up from `first`, at most `want`, within the group.
     fn run_length(&self, first: u32, at: u64, want: u64) -> Result<u64, Error> {
+        if want == 1 {
+            return Ok(1);
+        }
         let geometry = &self.volume.geometry;
         let group = geometry.group_of_block(first);
         let plain = first - geometry.group_blocks(group).start >= self.volume.plain_from;
@@ -209,9 +212,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
     /// The pointer at byte address `at`: 0, or a block that can be a file's.
     #[inline]
     pub(crate) fn pointer(&self, at: u64) -> Result<u32, Error> {
-        let mut bytes = [0; 4];
-        self.volume.device.read(at, &mut bytes)?;
-        self.checked(u32::from_le_bytes(bytes))
+        self.checked(u32::from_le_bytes(self.volume.load(at)?))
     }
 
     /// A pointer: 0, or a block that can be a file's. Every one comes through here before it is followed, so that what
@@ -378,10 +379,9 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
             return Ok(());
         }
         let at = self.at + INODE_BLOCKS512;
-        let mut bytes = [0; 4];
-        self.volume.device.read(at, &mut bytes)?;
+        let old = u32::from_le_bytes(self.volume.load(at)?);
         let units = change * i64::from(self.volume.geometry.block_size / 512);
-        let new = (i64::from(u32::from_le_bytes(bytes)) + units).clamp(0, u32::MAX.into());
+        let new = (i64::from(old) + units).clamp(0, u32::MAX.into());
         self.volume.put(at, &u32::try_from(new).unwrap_or(u32::MAX).to_le_bytes())
     }
 }

@@ -38,11 +38,20 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// [`Error::IsDirectory`], [`Error::WrongKind`]; as [`Volume::inode`].
     pub fn file(&self, number: InodeNo) -> Result<File<'_, D, E>, Error> {
-        let blocks = self.regular(number, Goal::default())?;
-        Ok(match self.in_place() {
-            Ok(()) => File::InPlace(InPlace::new(blocks)),
-            Err(_) => File::Cached(Cached::new(blocks)),
-        })
+        self.opened(self.regular(number, Goal::default())?)
+    }
+
+    /// As [`Volume::file`], for one who had it from there or has seen that it is a regular file, and has kept it in use
+    /// since.
+    ///
+    /// # Errors
+    /// There is no such number.
+    pub fn file_again(&self, number: InodeNo) -> Result<File<'_, D, E>, Error> {
+        self.opened(self.blocks(number)?)
+    }
+
+    fn opened<'v>(&'v self, blocks: Blocks<'v, D, E>) -> Result<File<'v, D, E>, Error> {
+        Ok(if self.in_place { File::InPlace(InPlace::new(blocks)) } else { File::Cached(Cached::new(blocks)) })
     }
 
     /// Opens a regular file in place, and new blocks of it will stand at `goal`.
@@ -84,11 +93,9 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn size(&self) -> Result<u64, Error> {
-        let at = self.at;
-        let (mut low, mut high) = ([0; 4], [0; 4]);
-        self.volume.device.read(at + INODE_SIZE, &mut low)?;
-        self.volume.device.read(at + INODE_SIZE_HIGH, &mut high)?;
-        let size = u64::from(u32::from_le_bytes(high)) << 32 | u64::from(u32::from_le_bytes(low));
+        let low = u32::from_le_bytes(self.volume.load(self.at + INODE_SIZE)?);
+        let high = u32::from_le_bytes(self.volume.load(self.at + INODE_SIZE_HIGH)?);
+        let size = u64::from(high) << 32 | u64::from(low);
         if size > self.largest() {
             return Err(self.corrupt("the size is beyond what the format can hold", size));
         }
@@ -142,9 +149,7 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         if keep_set_id {
             return Ok(());
         }
-        let mut mode = [0; 2];
-        self.volume.device.read(self.at, &mut mode)?;
-        let old = u16::from_le_bytes(mode);
+        let old = u16::from_le_bytes(self.volume.load(self.at)?);
         // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
         let new = old & !(SET_UID | if old & GROUP_EXECUTE != 0 { SET_GID } else { 0 });
         if new != old {
@@ -156,18 +161,13 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
 
     fn will_change(&self, keep_set_id: bool) -> Result<(), Error> {
         self.drop_set_id(keep_set_id)?;
-        let now = self.volume.env.now();
-        let old = self.volume.raw_inode_at(self.at)?;
-        let mut new = old;
-        SetAttributes { mtime: Some(now), ..SetAttributes::default() }.apply(&mut new, now);
-        self.volume.put_changes(self.at, &old, &new)
+        self.volume.stamp(self.at, true)
     }
 
     fn publish_size(&self, size: u64) -> Result<(), Error> {
         self.volume.env.moved(self.number.0);
         let durable = self.volume.fence()?;
-        let mut high = [0; 4];
-        self.volume.device.read(self.at + INODE_SIZE_HIGH, &mut high)?;
+        let high: [u8; 4] = self.volume.load(self.at + INODE_SIZE_HIGH)?;
         let [a, b, c, d, rest @ ..] = size.to_le_bytes();
         if rest == high {
             return self.volume.publish(&durable, self.at + INODE_SIZE, &[a, b, c, d]);

@@ -122,10 +122,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub(crate) fn has_attributes(&self, number: InodeNo) -> Result<bool, Error> {
         let raw = self.raw_inode(number)?;
         let (at, len) = self.attribute_area(number, &raw)?;
-        let mut first = [0; 4];
-        if len >= first.len() {
-            self.device.read(at, &mut first)?;
-        }
+        let first: [u8; 4] = if len >= 4 { self.load(at)? } else { [0; 4] };
         Ok(first != [0; 4] || raw.attribute_block() != 0)
     }
 

@@ -116,13 +116,19 @@ pub(crate) const FLAG_INDEX: u32 = 0x1000;
 const FLAGS_FOREIGN: u32 = 0x0008_0000 | 0x1000_0000 | 0x800;
 
 impl Inode {
-    pub(crate) fn check(raw: &RawInode, number: InodeNo, largest: u64) -> Result<Self, Error> {
-        let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
+    /// The kind of an inode that is in use, by its first 28 bytes.
+    pub(crate) fn kind_of(raw: &RawInode, number: InodeNo) -> Result<Kind, Error> {
         // Without names it is in use until it is released, which sets the time of its deletion.
         if raw.links() == 0 && (raw.mode() == 0 || raw.dtime() != 0) {
             return Err(Error::NotFound);
         }
-        let kind = Kind::from_mode(raw.mode()).ok_or(corrupt("unknown kind of file", raw.mode().into()))?;
+        let unknown = Error::Corrupt { what: "unknown kind of file", inode: number.0, at: raw.mode().into() };
+        Kind::from_mode(raw.mode()).ok_or(unknown)
+    }
+
+    pub(crate) fn check(raw: &RawInode, number: InodeNo, largest: u64) -> Result<Self, Error> {
+        let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
+        let kind = Self::kind_of(raw, number)?;
         if raw.flags() & FLAGS_FOREIGN != 0 {
             return Err(corrupt("a layout that is not ext2's", raw.flags().into()));
         }
@@ -251,7 +257,7 @@ fn decode_time(seconds: u32, extra: u32) -> Timestamp {
     }
 }
 
-fn encode_time(time: Timestamp) -> (u32, u32) {
+pub(crate) fn encode_time(time: Timestamp) -> (u32, u32) {
     const FIRST: i64 = i32::MIN as i64;
     const LAST: i64 = i32::MAX as i64 + (3 << 32);
     let seconds = time.seconds.clamp(FIRST, LAST);

@@ -225,9 +225,7 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Sets or clears the bit of the superblock that keeps the kernel and e2fsck away: they would take a half for the whole.
     fn mark_intent(&self, pending: bool) -> Result<(), Error> {
-        let mut bytes = [0; 4];
-        self.device.read(FEATURES_AT, &mut bytes)?;
-        let old = u32::from_le_bytes(bytes);
+        let old = u32::from_le_bytes(self.load(FEATURES_AT)?);
         let new = if pending { old | INCOMPAT_INTENT } else { old & !INCOMPAT_INTENT };
         if new != old { self.put(FEATURES_AT, &new.to_le_bytes()) } else { Ok(()) }
     }

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::geometry::feature;
 use crate::inherit::Attributes;
 use crate::inode::{InodeNo, Kind, SetAttributes, encode_device};
-use crate::raw::{INODE_BASE, INODE_BLOCKS, INODE_BLOCKS_LEN, RawInode};
+use crate::raw::{INODE_BASE, INODE_BLOCKS, INODE_BLOCKS_LEN, INODE_LINKS, RawInode};
 use crate::symlink::FAST;
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId, PAGE_SIZE};
@@ -291,12 +291,11 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Puts a new count of links, and the time of the change: the count.
     pub(crate) fn set_links(&self, number: InodeNo, count: impl FnOnce(u16) -> u16) -> Result<u16, Error> {
-        let old = self.raw_inode(number)?;
-        let mut new = old;
-        new.set_links(count(old.links()));
-        SetAttributes::default().apply(&mut new, self.env.now());
-        self.put_changes(self.inode_at(number)?, &old, &new)?;
-        Ok(new.links())
+        let at = self.inode_at(number)?;
+        let links = count(u16::from_le_bytes(self.load(at + INODE_LINKS)?));
+        self.put(at + INODE_LINKS, &links.to_le_bytes())?;
+        self.stamp(at, false)?;
+        Ok(links)
     }
 
     /// As [`Volume::set_links`], up or down; never below 0.
@@ -306,10 +305,6 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// A directory has changed: mtime and ctime.
     pub(crate) fn touch(&self, number: InodeNo) -> Result<(), Error> {
-        let now = self.env.now();
-        let old = self.raw_inode(number)?;
-        let mut new = old;
-        SetAttributes { mtime: Some(now), ..SetAttributes::default() }.apply(&mut new, now);
-        self.put_changes(self.inode_at(number)?, &old, &new)
+        self.stamp(self.inode_at(number)?, true)
     }
 }

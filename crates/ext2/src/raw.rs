@@ -135,9 +135,12 @@ pub(crate) const INODE_BLOCKS: usize = 40;
 pub(crate) const INODE_BLOCKS_LEN: usize = 60;
 /// Bytes of an inode of revision 0; the rest begins with its own length.
 pub(crate) const INODE_BASE: usize = 128;
-/// Offsets of fields that are stored alone: the two halves of `i_size`, `i_links_count` and `i_blocks`.
+/// Offsets of fields that are stored alone: the two halves of `i_size`, `i_ctime` and its extra part, each before that of
+/// `i_mtime`, `i_links_count` and `i_blocks`.
 pub(crate) const INODE_SIZE: u64 = 4;
 pub(crate) const INODE_SIZE_HIGH: u64 = 108;
+pub(crate) const INODE_CTIME: u64 = 12;
+pub(crate) const INODE_CTIME_EXTRA: u64 = 132;
 pub(crate) const INODE_LINKS: u64 = 26;
 pub(crate) const INODE_BLOCKS512: u64 = 28;
 

@@ -9,7 +9,7 @@
 use crate::dir::{self, Both, Found, Room, Store};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
+use crate::inode::{Inode, InodeNo, Kind};
 use crate::intent::Intent;
 use crate::namei::MAX_LINKS;
 use crate::raw::RawInode;
@@ -311,7 +311,6 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
             _ => {}
         }
-        let now = self.env.now();
         for part in parts.0.iter().flatten() {
             intent.links(part.at, part.raw.links(), part.links)?;
         }
@@ -319,11 +318,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.apply(self.fence()?, &mut intent)?;
         // Times may be those from before.
         for part in parts.0.iter().flatten() {
-            let mut new = part.raw;
-            new.set_links(part.links);
-            let mtime = (part.number == from.0 || part.number == to.0).then_some(now);
-            SetAttributes { mtime, ..SetAttributes::default() }.apply(&mut new, now);
-            self.put_changes(part.at, &part.raw, &new)?;
+            self.stamp(part.at, part.number == from.0 || part.number == to.0)?;
         }
         self.fence()?;
         if let Some((block, at)) = hole {

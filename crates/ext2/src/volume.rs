@@ -3,11 +3,12 @@
 use crate::alloc::Hints;
 use crate::error::Error;
 use crate::geometry::{Geometry, Group, SUPER_AT, feature};
-use crate::inode::{Inode, InodeNo, SetAttributes};
+use crate::inode::{Inode, InodeNo, Kind, SetAttributes, encode_time};
 use crate::intent::{Intent, each_change};
-use crate::raw::{INODE_BASE, RawGroup, RawInode, RawSuper};
+use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawGroup, RawInode, RawSuper};
 use crate::state::State;
-use xip_core::{Device, Env, LockId, PAGE_SIZE};
+use xip_core::page::PAGE_BYTES;
+use xip_core::{Device, Env, LockId, PAGE_SIZE, PageNo};
 
 /// An ext2 file system on a device. All methods take `&self`; whoever shares a volume between threads gives it an
 /// [`Env`] with real locks.
@@ -272,10 +273,57 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// The inode at a byte address that [`Volume::inode_at`] gave.
     #[inline]
     pub(crate) fn raw_inode_at(&self, at: u64) -> Result<RawInode, Error> {
+        if usize::from(self.geometry.inode_size) >= RawInode::LEN {
+            return Ok(RawInode(self.load(at)?));
+        }
         let mut raw = RawInode::default();
-        let len = RawInode::LEN.min(self.geometry.inode_size.into());
-        self.device.read(at, &mut raw.0[..len])?;
+        self.device.read(at, &mut raw.0[..usize::from(self.geometry.inode_size)])?;
         Ok(raw)
+    }
+
+    /// `N` bytes at a byte address: a few fields, or an inode.
+    #[inline]
+    pub(crate) fn load<const N: usize>(&self, at: u64) -> Result<[u8; N], Error> {
+        // From where they are, if they are in one page.
+        if self.in_place {
+            let region = self.device.direct_access(PageNo(at / PAGE_BYTES), 1)?;
+            if let Some(bytes) = region.array((at % PAGE_BYTES) as usize) {
+                return Ok(bytes);
+            }
+        }
+        let mut bytes = [0; N];
+        self.device.read(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The inode at `at` changes now, and with `data` its data does. Puts what differs: a clock that is coarse often has the time
+    /// that is there already.
+    pub(crate) fn stamp(&self, at: u64, data: bool) -> Result<(), Error> {
+        let (seconds, extra) = encode_time(self.env.now());
+        let put = |at, room: usize, value: u32| {
+            // The time of the change, and after it that of the data.
+            let old: [u8; 8] = self.load(at)?;
+            let [a, b, c, d] = value.to_le_bytes();
+            let [.., e, f, g, h] = old;
+            let new = if data { [a, b, c, d, a, b, c, d] } else { [a, b, c, d, e, f, g, h] };
+            if new[..room] == old[..room] { Ok(()) } else { self.put(at, &new[..room]) }
+        };
+        put(at + INODE_CTIME, 8, seconds)?;
+        // What the inode says that it has room for.
+        let room = usize::from(u16::from_le_bytes(self.load(at + INODE_BASE as u64)?));
+        put(at + INODE_CTIME_EXTRA, room.saturating_sub(4).min(8) & !3, extra)
+    }
+
+    /// What an inode is.
+    ///
+    /// # Errors
+    /// As [`Volume::inode`], as far as it is looked at.
+    pub fn kind(&self, number: InodeNo) -> Result<Kind, Error> {
+        let _guard = self.env.shared(LockId::Inode(number.0));
+        let mut raw = RawInode::default();
+        let first: [u8; 28] = self.load(self.inode_at(number)?)?;
+        raw.0[..first.len()].copy_from_slice(&first);
+        Inode::kind_of(&raw, number)
     }
 
     /// Stores the first 160 bytes of an inode; those after them, the attributes, have a door of their own.

@@ -5,7 +5,7 @@ use crate::file::File;
 use crate::held::Held;
 use crate::metadata::timestamp;
 use crate::options::OpenOptions;
-use crate::path::{self, Place};
+use crate::path::{self, End, Place};
 use crate::volume::{Volume, owner, stopped};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -85,7 +85,7 @@ impl Volume {
     /// `original` leads nowhere or to a directory; `link` exists; the file has as many names as it can.
     pub fn hard_link(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
         let (original, link) = (original.as_ref(), link.as_ref());
-        let (place, directory) = self.place(link)?;
+        let (place, directory) = self.place(link, End::Name)?;
         let linked = self.at(original, false, |ino| match place.slash {
             true => Ok(Err(VolumeError::NotFound)),
             false => Ok(self.inodes().link(ino, directory.ino(), &place.name)),
@@ -228,10 +228,10 @@ impl Volume {
     }
 
     /// Where a path ends, and its directory held.
-    fn place(&self, path: &Path) -> Result<(Place, Held)> {
+    fn place(&self, path: &Path, end: End) -> Result<(Place, Held)> {
         self.0.check_live().map_err(|source| Error::Path { path: path.into(), source })?;
         let find = || {
-            let place = path::locate(&self.0, path.as_os_str().as_bytes(), false)?;
+            let place = path::locate(&self.0, path.as_os_str().as_bytes(), end)?;
             let directory = self.hold(place.directory);
             Ok((place, directory))
         };
@@ -251,13 +251,15 @@ impl Volume {
 
     /// Does something with a name; the error names the path.
     fn named(&self, path: &Path, what: impl FnOnce(&Place, &Held) -> Result<(), VolumeError>) -> Result<()> {
-        let (place, directory) = self.place(path)?;
+        let (place, directory) = self.place(path, End::Name)?;
         what(&place, &directory).map_err(|source| Error::Path { path: path.into(), source })
     }
 
     fn moved(&self, from: &Path, to: &Path, how: Rename) -> Result<()> {
-        let (old, old_directory) = self.place(from)?;
-        let (new, new_directory) = self.place(to)?;
+        // A slash behind one says that both are directories.
+        let slash = [from, to].iter().any(|path| path.as_os_str().as_bytes().ends_with(b"/"));
+        let (old, old_directory) = self.place(from, if slash { End::Found } else { End::Name })?;
+        let (new, new_directory) = self.place(to, End::Name)?;
         let is_directory = |place: &Place| place.found.is_some_and(|(_, kind)| kind == xip_ext2::Kind::Directory);
         let done = if (old.slash || new.slash) && old.found.is_some() && !is_directory(&old) {
             Err(VolumeError::NotDirectory)

@@ -321,7 +321,7 @@ impl File {
         if self.in_place && !self.volume.is_writable() {
             return Ok(Opened::Kept(InPlace::new(self.mapping())));
         }
-        Ok(match self.fs().file(self.inode.number)? {
+        Ok(match self.fs().file_again(self.inode.number)? {
             xip_ext2::File::InPlace(file) => Opened::InPlace(file),
             xip_ext2::File::Cached(file) => Opened::Cached(file),
         })

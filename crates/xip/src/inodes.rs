@@ -33,7 +33,11 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// `directory` is none, or damaged; the name is longer than 255 bytes.
     pub fn lookup(self, directory: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
-        let kind = self.0.0.fs.inode(directory)?.kind;
+        if self.0.0.is_live() {
+            // No name is kept, and what is there need not be looked at.
+            return self.0.0.fs.lookup(directory, name);
+        }
+        let kind = self.0.0.fs.kind(directory)?;
         Ok(path::lookup(&self.0.0, (directory, kind), name)?.map(|(ino, _)| ino))
     }
 
@@ -226,6 +230,6 @@ impl<'v> Inodes<'v> {
     /// # Errors
     /// It is not in use, or damaged.
     pub fn kind(self, ino: InodeNo) -> Result<Kind, Error> {
-        Ok(self.0.0.fs.inode(ino)?.kind)
+        self.0.0.fs.kind(ino)
     }
 }

@@ -12,11 +12,36 @@
 
 use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, RwLock};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use xip_ext2::InodeNo;
 
 const SHARDS: usize = 64;
 /// How often a walk is overtaken before it makes others wait.
 pub(crate) const PATIENCE: u32 = 8;
+
+/// Hashes a number of an inode. Only the volume gives them out, and no more than it has: nobody can choose them to meet.
+#[derive(Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(byte.into());
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 by the golden ratio: the table takes the upper bits and the lower ones.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Shard = HashMap<u32, Open, BuildHasherDefault<Spread>>;
 
 #[derive(Default)]
 struct Open {
@@ -26,7 +51,7 @@ struct Open {
 }
 
 pub(crate) struct Opens {
-    shards: [Mutex<HashMap<u32, Open>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     /// Inodes that were given back.
     gone: AtomicU64,
     /// Held, shared, while it is decided that an inode goes.
@@ -38,7 +63,7 @@ pub(crate) struct Opens {
 impl Opens {
     pub(crate) fn new() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
             gone: AtomicU64::new(0),
             calm: RwLock::new(()),
             leaked: AtomicBool::new(false),
@@ -54,7 +79,7 @@ impl Opens {
         self.leaked.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, ino: InodeNo) -> MutexGuard<'_, HashMap<u32, Open>> {
+    fn shard(&self, ino: InodeNo) -> MutexGuard<'_, Shard> {
         self.shards[ino.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::file::{Access, File};
 use crate::held::Held;
-use crate::path;
+use crate::path::{self, End};
 use crate::volume::{Volume, owner, stopped};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -151,9 +151,10 @@ impl OpenOptions {
         }
         let named = |source| Error::Path { path: path.into(), source };
         volume.0.check_live().map_err(named)?;
+        let end = if self.create_new { End::Name } else { End::Follow };
         for _ in 0..1000 {
             let find = || {
-                let place = path::locate(&volume.0, path.as_os_str().as_bytes(), !self.create_new)?;
+                let place = path::locate(&volume.0, path.as_os_str().as_bytes(), end)?;
                 let held = volume.hold(place.directory);
                 let found = place.found.map(|(ino, kind)| (volume.hold(ino), kind));
                 Ok((place, held, found))

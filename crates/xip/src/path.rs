@@ -66,13 +66,25 @@ fn walk(volume: &Inner, from: Entry, path: &[u8], follow: bool, links: &mut u32)
 pub(crate) struct Place {
     pub(crate) directory: InodeNo,
     pub(crate) name: Vec<u8>,
+    /// What is there; not looked up, and `None`, where that is not asked for and no slash stands behind the name.
     pub(crate) found: Option<Entry>,
     /// A slash stood behind it, so it is to be a directory.
     pub(crate) slash: bool,
 }
 
-/// Where `path` ends. A symbolic link there is followed when `follow` says so, also to where nothing is yet.
-pub(crate) fn locate(volume: &Inner, path: &[u8], follow: bool) -> Result<Place, Stop> {
+/// What is done with the end of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It is left to who makes, moves or removes the name to see what is there, at once with doing it.
+    Name,
+    /// It is looked up.
+    Found,
+    /// It is looked up, and a symbolic link followed, also to where nothing is yet.
+    Follow,
+}
+
+/// Where `path` ends.
+pub(crate) fn locate(volume: &Inner, path: &[u8], end: End) -> Result<Place, Stop> {
     if path.is_empty() {
         return Err(Error::NotFound.into());
     }
@@ -87,9 +99,12 @@ pub(crate) fn locate(volume: &Inner, path: &[u8], follow: bool) -> Result<Place,
         let start = path[..last].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
         let name = path[start..=last].to_vec();
         let parent = if start == 0 { from } else { walk(volume, from, &path[..start], true, &mut links)? };
-        let found = lookup(volume, parent, &name)?;
+        if parent.1 != Kind::Directory {
+            return Err(Error::NotDirectory.into());
+        }
+        let found = if end != End::Name || slash { lookup(volume, parent, &name)? } else { None };
         match found {
-            Some((ino, Kind::Symlink)) if follow => {
+            Some((ino, Kind::Symlink)) if end == End::Follow => {
                 links = links.checked_sub(1).ok_or(Stop::Loop)?;
                 path.resize(volume.fs.geometry().block_size as usize, 0);
                 let len = volume.fs.read_link(ino, &mut path)?;
@@ -125,7 +140,7 @@ pub(crate) fn lookup(volume: &Inner, directory: Entry, name: &[u8]) -> Result<Op
 #[cold]
 fn look_up_on_volume(volume: &Inner, directory: InodeNo, name: &[u8]) -> Result<Option<Entry>, Error> {
     let found = match volume.fs.lookup(directory, name)? {
-        Some(ino) => Some((ino, volume.fs.inode(ino)?.kind)),
+        Some(ino) => Some((ino, volume.fs.kind(ino)?)),
         None => None,
     };
     // What can change is not kept.

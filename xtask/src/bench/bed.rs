@@ -18,6 +18,7 @@ pub(crate) struct Bed {
     directory: TempDir,
     mounts: Vec<PathBuf>,
     command: PathBuf,
+    loaded: bool,
     /// The Debian tree, on disk and in the page cache.
     pub(crate) source: PathBuf,
     /// The same on tmpfs.
@@ -31,17 +32,24 @@ impl Bed {
             bail!("the benchmarks mount and chroot, which is for root: sudo cargo xtask bench");
         }
         setup::ensure()?;
-        let source = rootfs::ensure()?;
         run(cargo().args(["build", "--release", "--package", "xip-cli"]))?;
         let directory = tempfile::Builder::new().prefix("xip-bench-").tempdir_in(MEMORY)?;
         let (tree, image) = (directory.path().join("tree"), directory.path().join("debian.xip"));
-        let bed = Self { directory, mounts: Vec::new(), command: target().join("release/xip"), source, tree, image };
+        let command = target().join("release/xip");
+        let bed = Self { directory, mounts: Vec::new(), command, loaded: false, source: rootfs::path(), tree, image };
         fs::create_dir(bed.segments())?;
-        println!("bench: the tree, its image and its segment, in memory");
-        run(command("cp").arg("-a").args([&bed.source, &bed.tree]))?;
-        run(bed.xip().arg("build").args([&bed.source, &bed.image]).stdout(Stdio::null()))?;
-        run(bed.xip().arg("load").arg(&bed.image).args(["--name", SEGMENT]).stdout(Stdio::null()))?;
         Ok(bed)
+    }
+
+    /// Makes the Debian tree, its image and its segment.
+    pub(crate) fn add_debian(&mut self) -> Result<()> {
+        rootfs::ensure()?;
+        println!("bench: the tree, its image and its segment, in memory");
+        run(command("cp").arg("-a").args([&self.source, &self.tree]))?;
+        run(self.xip().arg("build").args([&self.source, &self.image]).stdout(Stdio::null()))?;
+        run(self.xip().arg("load").arg(&self.image).args(["--name", SEGMENT]).stdout(Stdio::null()))?;
+        self.loaded = true;
+        Ok(())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -61,10 +69,10 @@ impl Bed {
     }
 
     /// A new directory `name`, at which `mount` mounts.
-    pub(crate) fn mount(&mut self, name: &str, mount: impl Fn(&Path) -> Command) -> Result<PathBuf> {
+    pub(crate) fn mount(&mut self, name: &str, mount: impl Fn(&Self, &Path) -> Command) -> Result<PathBuf> {
         let point = self.path(name);
         fs::create_dir(&point)?;
-        run(mount(&point).stdout(Stdio::null())).with_context(|| format!("cannot mount at {name}"))?;
+        run(mount(self, &point).stdout(Stdio::null())).with_context(|| format!("cannot mount at {name}"))?;
         self.mounts.push(point.clone());
         Ok(point)
     }
@@ -75,6 +83,8 @@ impl Drop for Bed {
         for mount in self.mounts.iter().rev() {
             let _ = run(command("umount").arg(mount));
         }
-        let _ = run(self.xip().args(["rm", "--force", SEGMENT]).stdout(Stdio::null()));
+        if self.loaded {
+            let _ = run(self.xip().args(["rm", "--force", SEGMENT]).stdout(Stdio::null()));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Timed rounds, taken in turns so that whatever else the machine does falls on all alike, and what they come to.
 
+use super::interrupt;
 use anyhow::Result;
 
 /// Something that can be timed: its name, and one round of it in seconds.
@@ -41,7 +42,9 @@ pub(crate) fn in_turns(rounds: usize, mut contenders: Vec<Contender<'_>>) -> Res
         contenders.iter().map(|(name, _)| Series { name: (*name).to_owned(), rounds: Vec::new() }).collect();
     for round in 0..=rounds {
         for ((_, run), series) in contenders.iter_mut().zip(&mut series) {
-            let seconds = run()?;
+            let seconds = run();
+            interrupt::check()?;
+            let seconds = seconds?;
             if round > 0 {
                 series.rounds.push(seconds);
             }

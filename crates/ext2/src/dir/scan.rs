@@ -17,12 +17,6 @@ pub(super) trait Bytes: Copy {
     /// Whether `name` stands at `at`.
     #[inline(always)]
     fn is(self, at: usize, name: &[u8]) -> bool {
-        // The last bytes first: names in one directory often differ only there.
-        if let Some(last) = name.last_chunk::<4>()
-            && self.array(at + name.len() - 4) != *last
-        {
-            return false;
-        }
         let (words, rest) = name.as_chunks::<8>();
         words.iter().enumerate().all(|(n, word)| self.array(at + 8 * n) == *word)
             && rest.iter().enumerate().all(|(n, &byte)| self.array(at + 8 * words.len() + n) == [byte])
@@ -129,18 +123,24 @@ fn what_is_wrong(blocks: &impl DirBlocks, number: u32) -> Error {
     }
 }
 
-/// Calls `each` for the entries of a block, where they are and what stands before their names, until it answers.
+/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins,
+/// until it answers.
 #[inline(always)]
-fn walk<B: Bytes, T>(bytes: B, max_inode: u32, mut each: impl FnMut(usize, Head) -> Option<T>) -> Walked<T> {
-    let mut at = 0;
+fn walk<B: Bytes, T>(
+    bytes: B,
+    max_inode: u32,
+    mut each: impl FnMut(usize, Head, Option<usize>) -> Option<T>,
+) -> Walked<T> {
+    let (mut at, mut before) = (0, None);
     while at < bytes.len() {
         let head = Head::of(bytes.array::<HEAD>(at));
         if !head.is_good(bytes.len() - at, max_inode) {
             return Walked::Damage;
         }
-        if let Some(answer) = each(at, head) {
+        if let Some(answer) = each(at, head, before) {
             return Walked::Answer(answer);
         }
+        before = Some(at);
         at += head.len;
     }
     Walked::End
@@ -152,10 +152,58 @@ enum Walked<T> {
     Damage,
 }
 
+/// A name that is looked for.
+#[derive(Clone, Copy)]
+struct Key<'a> {
+    name: &'a [u8],
+    /// Its last four bytes, which are where names in one directory often differ; of a shorter one those that are not its own
+    /// are masked out.
+    tail: u32,
+    mask: u32,
+}
+
+impl<'a> Key<'a> {
+    fn new(name: &'a [u8]) -> Self {
+        let mut tail = [0; 4];
+        let mut mask = [0; 4];
+        let own = name.len().min(4);
+        tail[4 - own..].copy_from_slice(&name[name.len() - own..]);
+        mask[4 - own..].fill(0xff);
+        Self { name, tail: u32::from_le_bytes(tail), mask: u32::from_le_bytes(mask) }
+    }
+
+    /// Whether the entry at `at`, which is good, has this name and leads somewhere.
+    #[inline(always)]
+    fn is(&self, bytes: impl Bytes, at: usize, head: Head) -> bool {
+        // What stands before a name is longer than four bytes.
+        head.name_len == self.name.len()
+            && (u32::from_le_bytes(bytes.array(at + HEAD + self.name.len() - 4)) ^ self.tail) & self.mask == 0
+            && head.inode != 0
+            && bytes.is(at + HEAD, self.name)
+    }
+}
+
+/// What was found in block `block`, `at` a place in it.
+#[inline(always)]
+fn found(block: u32, at: usize, head: Head, before: Option<usize>) -> Found {
+    let Head { inode, len, kind, .. } = head;
+    Found { block, at, len, before: before.map(|before| (before, at - before)), inode, kind }
+}
+
+/// The room that an entry leaves for one that needs `need` bytes.
+#[inline(always)]
+fn room_of(block: u32, at: usize, head: Head, need: usize) -> Option<Room> {
+    let used = if head.inode == 0 { 0 } else { needed(head.name_len) };
+    if head.len < used + need {
+        return None;
+    }
+    Some(Room { block, at: at + used, len: head.len - used, before: (head.inode != 0).then_some((at, used)) })
+}
+
 struct Find<'a, D> {
     blocks: &'a D,
     number: u32,
-    name: &'a [u8],
+    key: Key<'a>,
 }
 
 impl<D: DirBlocks> Look for Find<'_, D> {
@@ -163,30 +211,25 @@ impl<D: DirBlocks> Look for Find<'_, D> {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
-        let mut before = None;
-        let found = walk(bytes, self.blocks.max_inode(), |at, head| {
-            let Head { inode, len, name_len, kind } = head;
-            if name_len == self.name.len() && inode != 0 && bytes.is(at + HEAD, self.name) {
-                return Some(Found { block: self.number, at, len, before, inode, kind });
-            }
-            before = Some((at, len));
-            None
+        let Self { blocks, number, key } = self;
+        let walked = walk(bytes, blocks.max_inode(), |at, head, before| {
+            key.is(bytes, at, head).then(|| found(number, at, head, before))
         });
-        match found {
-            Walked::Answer(found) if is_plain(self.name) => Ok(Some(found)),
+        match walked {
+            Walked::Answer(found) if is_plain(key.name) => Ok(Some(found)),
             Walked::Answer(found) => {
-                let at = u64::from(self.number) * bytes.len() as u64 + found.at as u64;
-                Err(Error::Corrupt { what: "a name with a slash or a zero byte", inode: self.blocks.ino(), at })
+                let at = u64::from(number) * bytes.len() as u64 + found.at as u64;
+                Err(Error::Corrupt { what: "a name with a slash or a zero byte", inode: blocks.ino(), at })
             }
             Walked::End => Ok(None),
-            Walked::Damage => Err(what_is_wrong(self.blocks, self.number)),
+            Walked::Damage => Err(what_is_wrong(blocks, number)),
         }
     }
 }
 
 /// Looks for a name in one block.
 pub(super) fn find(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<Option<Found>, Error> {
-    look(blocks, number, Find { blocks, number, name })
+    look(blocks, number, Find { blocks, number, key: Key::new(name) })
 }
 
 struct FindRoom<'a, D>(Find<'a, D>);
@@ -196,16 +239,16 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
-        let Find { blocks, number, name } = self.0;
-        let need = needed(name.len());
+        let Find { blocks, number, key } = self.0;
+        let need = needed(key.name.len());
         let mut room = None;
-        let exists = walk(bytes, blocks.max_inode(), |at, head| {
-            let used = if head.inode == 0 { 0 } else { needed(head.name_len) };
-            if room.is_none() && head.len - used >= need {
-                let before = (head.inode != 0).then_some((at, used));
-                room = Some(Room { block: number, at: at + used, len: head.len - used, before });
+        let exists = walk(bytes, blocks.max_inode(), |at, head, _| {
+            if let Some(first) = room_of(number, at, head, need)
+                && room.is_none()
+            {
+                room = Some(first);
             }
-            (head.name_len == name.len() && head.inode != 0 && bytes.is(at + HEAD, name)).then_some(())
+            key.is(bytes, at, head).then_some(())
         });
         match exists {
             Walked::Answer(()) => Err(Error::Exists),
@@ -220,7 +263,7 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
 /// # Errors
 /// [`Error::Exists`] if it has the name.
 pub(super) fn room(blocks: &impl DirBlocks, number: u32, name: &[u8]) -> Result<Option<Room>, Error> {
-    look(blocks, number, FindRoom(Find { blocks, number, name }))
+    look(blocks, number, FindRoom(Find { blocks, number, key: Key::new(name) }))
 }
 
 /// What a rename within one block has to know: where the names are, and room for the new one.
@@ -233,7 +276,7 @@ pub(crate) struct Both {
 
 struct FindBoth<'a, D> {
     old: Find<'a, D>,
-    new: &'a [u8],
+    new: Key<'a>,
 }
 
 impl<D: DirBlocks> Look for FindBoth<'_, D> {
@@ -241,25 +284,21 @@ impl<D: DirBlocks> Look for FindBoth<'_, D> {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Both, Error> {
-        let Find { blocks, number, name } = self.old;
+        let Find { blocks, number, key } = self.old;
         let mut both = Both { old: None, new: None, room: None };
-        let need = needed(self.new.len());
-        let mut before = None;
-        let walked = walk(bytes, blocks.max_inode(), |at, head| {
-            let Head { inode, len, name_len, kind } = head;
-            let used = if inode == 0 { 0 } else { needed(name_len) };
-            if both.room.is_none() && len - used >= need {
-                let before = (inode != 0).then_some((at, used));
-                both.room = Some(Room { block: number, at: at + used, len: len - used, before });
+        let need = needed(self.new.name.len());
+        let walked = walk(bytes, blocks.max_inode(), |at, head, before| {
+            if let Some(first) = room_of(number, at, head, need)
+                && both.room.is_none()
+            {
+                both.room = Some(first);
             }
-            let found = Found { block: number, at, len, before, inode, kind };
-            if inode != 0 && name_len == name.len() && bytes.is(at + HEAD, name) {
-                both.old = Some(found);
+            if key.is(bytes, at, head) {
+                both.old = Some(found(number, at, head, before));
             }
-            if inode != 0 && name_len == self.new.len() && bytes.is(at + HEAD, self.new) {
-                both.new = Some(found);
+            if self.new.is(bytes, at, head) {
+                both.new = Some(found(number, at, head, before));
             }
-            before = Some((at, len));
             None::<()>
         });
         if matches!(walked, Walked::Damage) { Err(what_is_wrong(blocks, number)) } else { Ok(both) }
@@ -268,5 +307,5 @@ impl<D: DirBlocks> Look for FindBoth<'_, D> {
 
 /// Looks for two names in one block, and for room for the second.
 pub(super) fn both(blocks: &impl DirBlocks, number: u32, old: &[u8], new: &[u8]) -> Result<Both, Error> {
-    look(blocks, number, FindBoth { old: Find { blocks, number, name: old }, new })
+    look(blocks, number, FindBoth { old: Find { blocks, number, key: Key::new(old) }, new: Key::new(new) })
 }
