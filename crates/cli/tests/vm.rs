@@ -4,7 +4,7 @@ mod common;
 
 use common::{Place, Ran, copy_program, text};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,10 @@ use xip_core::Device;
 struct Guests {
     place: Place,
     image: PathBuf,
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
 }
 
 impl Guests {
@@ -36,7 +40,7 @@ impl Guests {
 
     fn xip<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = self.place.xip(arguments);
-        command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+        command.env("XDG_CACHE_HOME", cache());
         command
     }
 
@@ -114,6 +118,8 @@ fn a_guest_cannot_write_the_segment_and_is_told() {
 #[test]
 fn an_overlay_takes_what_is_written_and_a_signal_ends_the_program() {
     let guests = Guests::new();
+    let little = guests.run(&["--memory", "32M"], "true", "");
+    assert!(little.err.contains("with 32 MiB of memory"), "{}", little.err);
     let ran = guests.run(&["--overlay"], "echo gone > /etc/motd; cat /etc/motd; kill -9 $$", "");
     assert_eq!(ran.out, "gone\n", "{}", ran.err);
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.output.status), Some(9), "{}", ran.err);
@@ -137,6 +143,73 @@ fn several_guests_and_the_host_have_one_copy_and_nothing_is_left_of_a_killed_one
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(lives(one));
+}
+
+/// Nothing that a program wrote is lost, though the machine it wrote it in has ended long before it is read; nor what it was
+/// given to read.
+#[test]
+fn whoever_reads_late_reads_everything() {
+    let guests = Guests::new();
+    let script = "dd if=/dev/zero bs=32k count=64; echo; exec cat";
+    let mut xip = guests.xip(["vm", "run", text(&guests.image), "--", "sh", "-c", script]);
+    let mut xip = xip.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let given: Vec<u8> = (0..2_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let (mut input, sent) = (xip.stdin.take().unwrap(), given.clone());
+    let writing = std::thread::spawn(move || input.write_all(&sent).unwrap());
+    let mut out = xip.stdout.take().unwrap();
+    let mut start = [0; 1];
+    out.read_exact(&mut start).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    writing.join().unwrap();
+    assert!(xip.wait().unwrap().success());
+    let zeros = 64 * 32768;
+    assert_eq!(rest.len() + 1, zeros + 1 + given.len());
+    assert!(rest[zeros..] == given);
+}
+
+/// A reader that goes away ends the program, as in a pipe; what is opened by the name of an output is the output.
+#[test]
+fn a_program_without_a_reader_ends() {
+    let guests = Guests::new();
+    let script = "echo named > /dev/stderr; while echo again; do :; done";
+    let mut xip = guests.xip(["vm", "run", text(&guests.image), "--", "sh", "-c", script]);
+    let mut xip = xip.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(xip.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ran = Ran::from(xip.wait_with_output().unwrap());
+    assert_eq!(line, "again\n");
+    assert!(ran.err.contains("named\n"), "{}", ran.err);
+}
+
+/// A guest that has no host any more ends, also before its program has begun.
+#[test]
+fn nothing_is_left_of_a_guest_whose_host_was_killed_while_it_started() {
+    let guests = Guests::new();
+    let xip =
+        guests.xip(["vm", "run", text(&guests.image), "--", "sleep", "600"]).stdin(Stdio::null()).spawn().unwrap();
+    let mut xip = Waiting(xip);
+    let start = Instant::now();
+    let children = |xip: &Waiting| fs::read_to_string(format!("/proc/{0}/task/{0}/children", xip.0.id())).unwrap();
+    let is_guest = |process: &&str| {
+        let command = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command).contains("xip.control")
+    };
+    let qemu = loop {
+        assert!(start.elapsed() < Duration::from_secs(60), "no guest was started");
+        if let Some(found) = children(&xip).split_whitespace().find(is_guest) {
+            break found.parse().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    xip.0.kill().unwrap();
+    xip.0.wait().unwrap();
+    assert!(lives(qemu), "killed with its host, the guest shows nothing");
+    while lives(qemu) {
+        assert!(start.elapsed() < Duration::from_secs(120), "the guest goes on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

@@ -72,6 +72,16 @@ pub enum Error {
         /// The end of what its kernel, and QEMU, said.
         console: String,
     },
+    /// A guest cannot have so much memory, or cannot do with so little: `ENOMEM`.
+    #[error("a guest with {} MiB of memory: it needs {} MiB at least, and this machine has {} MiB available", memory >> 20, least.div_ceil(1 << 20), most >> 20)]
+    Memory {
+        /// What was asked for, in bytes.
+        memory: u64,
+        /// The least for this segment, in bytes.
+        least: u64,
+        /// What the machine has, in bytes.
+        most: u64,
+    },
     /// An operation of this system failed.
     #[error("cannot {doing}: {source}")]
     System {

@@ -5,15 +5,21 @@ use crate::initramfs::Archive;
 use crate::kernel::Kernel;
 use crate::qemu::{Attach, Machine, Qemu};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::dup;
+use rustix::io::{Errno, dup};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// The guest's first program, linked statically; empty where it could not be built.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -21,6 +27,11 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 const ALIGNMENT: u64 = 2 << 20;
 /// How much of what the kernel said is shown when a guest is lost.
 const LAST_LINES: usize = 8;
+const KEPT: usize = 16 << 10;
+/// The longest line that a guest's first program says is a path and what is wrong with it.
+const LONGEST_LINE: u64 = 64 << 10;
+/// With less a guest's kernel does not come to its first program (96 MiB did, without a segment).
+const LEAST_MEMORY: u64 = 112 << 20;
 
 /// What a guest is, and what it runs.
 #[derive(Clone, Debug)]
@@ -33,8 +44,8 @@ pub struct Options {
     pub attach: Attach,
     /// A layer in its memory takes what is written; else its root is read-only.
     pub overlay: bool,
-    /// The program has a terminal, and the output stream is that terminal's, both ways.
-    pub terminal: bool,
+    /// The program has a terminal, of so many rows and columns: then its input goes there, and all its output comes from there.
+    pub terminal: Option<(u16, u16)>,
     /// Where the program starts.
     pub workdir: PathBuf,
     /// The program's environment, all of it.
@@ -64,24 +75,61 @@ pub struct Mounted {
 /// What the program reads and writes.
 #[derive(Debug)]
 pub struct Streams {
-    /// To its standard input; its end is the input's end.
+    /// To its standard input; shut down for writing it is the input's end.
     pub input: UnixStream,
-    /// From its standard output, or from and to its terminal.
-    pub output: UnixStream,
-    /// From its standard error.
-    pub errors: UnixStream,
+    /// From its standard output, or from its terminal.
+    pub output: Output,
+    /// From its standard error; nothing comes from a program with a terminal.
+    pub errors: Output,
+}
+
+/// What a program in a guest writes. When this is dropped the program is told so when it writes more, as by a pipe.
+#[derive(Debug)]
+pub struct Output {
+    from: UnixStream,
+    read: Arc<Progress>,
+}
+
+/// How much of an output was read, or that nobody will read more.
+#[derive(Debug, Default)]
+struct Progress {
+    bytes: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Read for Output {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(to)?;
+        self.read.bytes.fetch_add(count as u64, Ordering::Release);
+        if count == 0 && !to.is_empty() {
+            self.read.over.store(true, Ordering::Release);
+        }
+        Ok(count)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.read.over.store(true, Ordering::Release);
+    }
 }
 
 /// For those who have something to tell the guest while others wait for it.
 #[derive(Debug)]
-pub struct Handle(UnixStream);
+pub struct Handle {
+    control: UnixStream,
+    qemu: OwnedFd,
+}
 
 /// A guest that runs. Dropped, it is ended.
 #[derive(Debug)]
 pub struct Guest {
     qemu: Child,
     control: BufReader<UnixStream>,
-    console: fs::File,
+    console: Console,
+    outputs: [Arc<Progress>; 2],
+    /// A socket that is closed at this end has QEMU drop what it has not read yet.
+    _input: UnixStream,
 }
 
 impl Guest {
@@ -98,18 +146,15 @@ impl Guest {
         }
         let mut initramfs = memory_file("xip-initramfs")?;
         initramfs.write_all(&archive(options)?).doing(|| "write the guest's first file system".into())?;
-        let console = memory_file("xip-console")?;
+        check_memory(options.memory, size)?;
+        let (console, for_console) = Console::begin()?;
         let pair = || UnixStream::pair().doing(|| "make a socket".into());
         let lines = [pair()?, pair()?, pair()?, pair()?];
-        let [control, input, output, errors] = lines;
+        let [control, input, out, errors] = lines;
         // QEMU inherits copies that are not closed when it is executed.
         let copy = |fd: BorrowedFd<'_>| dup(fd).doing(|| "copy a descriptor".into());
-        let ports = [
-            ("xip.control", &control.1),
-            ("xip.input", &input.1),
-            ("xip.output", &output.1),
-            ("xip.errors", &errors.1),
-        ];
+        let ports =
+            [("xip.control", &control.1), ("xip.input", &input.1), ("xip.output", &out.1), ("xip.errors", &errors.1)];
         let mut inherited: Vec<OwnedFd> = Vec::new();
         let mut inherit = |fd: BorrowedFd<'_>| {
             let fd = copy(fd)?;
@@ -121,19 +166,24 @@ impl Guest {
             kernel: options.kernel.image().into(),
             memory: options.memory,
             initramfs: inherit(initramfs.as_fd())?,
-            console: inherit(console.as_fd())?,
+            console: inherit(for_console.as_fd())?,
             segment: inherit(segment)?,
             size,
             attach: options.attach,
             ports: ports.iter().map(|(name, end)| Ok((*name, inherit(end.as_fd())?))).collect::<Result<_>>()?,
         };
-        let errors_of_qemu = console.try_clone().doing(|| "copy a descriptor".into())?;
         let mut command = qemu.command(&machine);
         tracing::debug!("{command:?}");
-        let qemu = command.stderr(Stdio::from(errors_of_qemu)).spawn().doing(|| "start QEMU".into())?;
+        let command = command.stderr(Stdio::from(OwnedFd::from(for_console)));
+        let qemu = command.spawn().doing(|| "start QEMU".into())?;
         drop(inherited);
-        let streams = Streams { input: input.0, output: output.0, errors: errors.0 };
-        Ok((Self { qemu, control: BufReader::new(control.0), console }, streams))
+        let outputs: [Arc<Progress>; 2] = Default::default();
+        let output = |from, read: &Arc<Progress>| Output { from, read: Arc::clone(read) };
+        // A terminal is one line for both ways.
+        let to = if options.terminal.is_some() { out.0.try_clone() } else { input.0.try_clone() };
+        let to = to.doing(|| "copy a descriptor".into())?;
+        let streams = Streams { input: to, output: output(out.0, &outputs[0]), errors: output(errors.0, &outputs[1]) };
+        Ok((Self { qemu, control: BufReader::new(control.0), console, outputs, _input: input.0 }, streams))
     }
 
     /// For signals and sizes of terminals.
@@ -141,7 +191,11 @@ impl Guest {
     /// # Errors
     /// [`Error::System`] when there are no descriptors left.
     pub fn handle(&self) -> Result<Handle> {
-        self.control.get_ref().try_clone().map(Handle).doing(|| "copy a descriptor".into())
+        let control = self.control.get_ref().try_clone().doing(|| "copy a descriptor".into())?;
+        let process = i32::try_from(self.qemu.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH);
+        let qemu =
+            process.and_then(|process| pidfd_open(process, PidfdFlags::empty())).doing(|| "watch QEMU".into())?;
+        Ok(Handle { control, qemu })
     }
 
     /// QEMU's process.
@@ -170,41 +224,81 @@ impl Guest {
         if line == "started" { Ok(()) } else { Err(refused(&line)) }
     }
 
-    /// Waits for the program's end, after [`Guest::started`], and for the guest's.
+    /// Waits for the program's end, after [`Guest::started`], until all of its output is read or nobody reads it, and ends the guest.
     ///
     /// # Errors
     /// [`Error::Lost`].
     pub fn wait(mut self) -> Result<End> {
         let line = self.line()?;
-        let end = match line.split_once(' ') {
-            Some(("exited", status)) => status.parse().map(End::Exited).map_err(|_| refused(&line))?,
-            Some(("killed", signal)) => signal.parse().map(End::Signalled).map_err(|_| refused(&line))?,
+        let mut words = line.split(' ');
+        let (how, number) = (words.next(), words.next().and_then(|word| word.parse::<u8>().ok()));
+        let end = match (how, number) {
+            (Some("exited"), Some(status)) => End::Exited(status),
+            (Some("killed"), Some(signal)) => End::Signalled(signal.into()),
             _ => return Err(refused(&line)),
         };
-        // It powers itself off; there is nothing in it that could be lost.
-        let _ = self.qemu.wait();
+        // What was written may be on its way still, which nobody in the guest can know.
+        for (output, written) in self.outputs.iter().zip(words) {
+            let written = written.parse().unwrap_or(0);
+            let read = || output.over.load(Ordering::Acquire) || output.bytes.load(Ordering::Acquire) >= written;
+            while !read() && matches!(self.qemu.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         Ok(end)
     }
 
     fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        match self.control.read_line(&mut line) {
-            Ok(1..) => Ok(line.trim_end().to_owned()),
-            _ => {
-                let _ = self.qemu.wait();
-                Err(Error::Lost { console: self.last_words() })
-            }
+        let mut line = Vec::new();
+        let got = (&mut self.control).take(LONGEST_LINE).read_until(b'\n', &mut line);
+        if got.is_ok() && line.pop_if(|last| *last == b'\n').is_some() {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
         }
+        // It has ended, or says what no guest says.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        Err(Error::Lost { console: self.console.last_words() })
+    }
+}
+
+/// What the guest's kernel, and QEMU, say: only the end of it is kept.
+#[derive(Debug)]
+struct Console(Option<JoinHandle<VecDeque<u8>>>);
+
+impl Console {
+    /// Also the end to write to.
+    fn begin() -> Result<(Self, UnixStream)> {
+        let (mut ours, theirs) = UnixStream::pair().doing(|| "make a socket".into())?;
+        let reading = thread::spawn(move || {
+            let (mut kept, mut bytes) = (VecDeque::new(), [0; 4096]);
+            while let Ok(count @ 1..) = ours.read(&mut bytes) {
+                kept.extend(&bytes[..count]);
+                kept.drain(..kept.len().saturating_sub(KEPT));
+            }
+            kept
+        });
+        Ok((Self(Some(reading)), theirs))
     }
 
-    /// The end of what the guest's kernel and QEMU have said.
+    /// The last lines, when QEMU has ended.
     fn last_words(&mut self) -> String {
-        let mut bytes = Vec::new();
-        let _ = self.console.rewind().and_then(|()| self.console.read_to_end(&mut bytes));
+        let kept = self.0.take().and_then(|reading| reading.join().ok()).unwrap_or_default();
+        let bytes = Vec::from(kept);
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
+}
+
+/// Whether a guest can start with so much memory, beside a segment of `size` bytes, and this machine has it.
+fn check_memory(memory: u64, size: u64) -> Result<()> {
+    // Its kernel and first file system; and 64 bytes for each page of the segment.
+    let least = LEAST_MEMORY + size / 64;
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available =
+        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().split(' ').next()?.parse::<u64>().ok());
+    let most = available.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024));
+    if (least..=most).contains(&memory) { Ok(()) } else { Err(Error::Memory { memory, least, most }) }
 }
 
 impl Drop for Guest {
@@ -221,7 +315,8 @@ impl Handle {
     /// # Errors
     /// [`Error::System`] when there are no descriptors left.
     pub fn try_clone(&self) -> Result<Self> {
-        self.0.try_clone().map(Self).doing(|| "copy a descriptor".into())
+        let copied = self.control.try_clone().and_then(|control| Ok(Self { control, qemu: self.qemu.try_clone()? }));
+        copied.doing(|| "copy a descriptor".into())
     }
 
     /// Sends a signal to the program and its process group.
@@ -234,9 +329,15 @@ impl Handle {
         self.say(&format!("size {rows} {columns}\n"));
     }
 
+    /// Ends the guest at once.
+    pub fn kill(&self) {
+        // One that has ended needs no killing.
+        let _ = pidfd_send_signal(&self.qemu, Signal::KILL);
+    }
+
     fn say(&self, line: &str) {
         // A guest that is gone needs no telling.
-        let _ = (&self.0).write_all(line.as_bytes());
+        let _ = (&self.control).write_all(line.as_bytes());
     }
 }
 
@@ -275,10 +376,11 @@ fn archive(options: &Options) -> Result<Vec<u8>> {
     record("device", device.as_ref());
     record("options", mount.as_ref());
     record("workdir", options.workdir.as_os_str());
-    for flag in [(options.overlay, "overlay"), (options.terminal, "terminal")] {
-        if flag.0 {
-            record(flag.1, OsStr::new(""));
-        }
+    if options.overlay {
+        record("overlay", OsStr::new(""));
+    }
+    if let Some((rows, columns)) = options.terminal {
+        record("terminal", format!("{rows} {columns}").as_ref());
     }
     for (name, value) in &options.environment {
         let mut variable = name.clone();

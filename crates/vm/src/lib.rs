@@ -18,6 +18,6 @@ mod kernel;
 mod qemu;
 
 pub use error::{Error, Result};
-pub use guest::{End, Guest, Handle, Mounted, Options, Streams};
+pub use guest::{End, Guest, Handle, Mounted, Options, Output, Streams};
 pub use kernel::{Kernel, cache, fetch};
 pub use qemu::{Accelerator, Attach, Qemu};

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use std::env;
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -75,6 +76,8 @@ impl Qemu {
     pub(crate) fn command(&self, machine: &Machine) -> Command {
         let mut command = Command::new(&self.program);
         command.args(self.arguments(machine)).stdin(Stdio::null()).stdout(Stdio::null());
+        // Signals of the terminal are for the program, and reach it through us.
+        command.process_group(0);
         command
     }
 
@@ -84,16 +87,18 @@ impl Qemu {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Emulation => ("tcg", "max"),
         };
-        let mut all: Vec<OsString> = Vec::new();
+        let mut all: Vec<OsString> =
+            ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from).into();
+        all.extend(["-kernel".into(), machine.kernel.clone().into_os_string()]);
         let mut add = |option: &str, value: String| all.extend([option.into(), value.into()]);
         add("-machine", format!("q35,accel={accel}"));
         add("-cpu", cpu.into());
         // The segment stands in addresses behind the guest's own memory, which must be reserved.
-        let reserved = (memory + size).next_multiple_of(1024 * MIB) + 1024 * MIB;
-        add("-m", format!("{}M,slots=1,maxmem={}M", memory / MIB, reserved / MIB));
+        let reserved = memory.saturating_add(*size).div_ceil(1024 * MIB) * 1024 + 1024;
+        add("-m", format!("{}M,slots=1,maxmem={reserved}M", memory.div_ceil(MIB)));
         add("-initrd", format!("/proc/self/fd/{initramfs}"));
         add("-append", "console=ttyS0 quiet panic=-1".into());
-        add("-chardev", format!("file,id=console,path=/proc/self/fd/{console}"));
+        add("-chardev", format!("socket,id=console,fd={console}"));
         add("-serial", "chardev:console".into());
         match machine.attach {
             Attach::Memory => {
@@ -112,13 +117,6 @@ impl Qemu {
             add("-chardev", format!("socket,id={name},fd={fd}"));
             add("-device", format!("virtserialport,chardev={name},name={name}"));
         }
-        let mut all: Vec<OsString> = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-kernel"]
-            .map(OsString::from)
-            .into_iter()
-            .chain([machine.kernel.clone().into_os_string()])
-            .chain(all)
-            .collect();
-        all.shrink_to_fit();
         all
     }
 }
@@ -133,7 +131,7 @@ fn has_kvm(program: &PathBuf) -> bool {
     let mut command = Command::new(program);
     command.args(["-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "64M", "-S"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "stdio"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = command.spawn() else { return false };
     let told = child.stdin.take().is_some_and(|mut monitor| monitor.write_all(b"quit\n").is_ok());
     let start = Instant::now();

@@ -16,8 +16,8 @@ pub(crate) struct Job {
     pub(crate) options: String,
     /// A layer in memory takes what is written.
     pub(crate) overlay: bool,
-    /// The program has a terminal.
-    pub(crate) terminal: bool,
+    /// The program has a terminal, of so many rows and columns.
+    pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) workdir: PathBuf,
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// The program, and its arguments.
@@ -37,7 +37,13 @@ impl Job {
                 b"device" => job.device = value.into(),
                 b"options" => job.options = value.to_string_lossy().into_owned(),
                 b"overlay" => job.overlay = true,
-                b"terminal" => job.terminal = true,
+                b"terminal" => {
+                    let text = value.to_string_lossy();
+                    let size = text
+                        .split_once(' ')
+                        .and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
+                    job.terminal = Some(size.unwrap_or((24, 80)));
+                }
                 b"workdir" => job.workdir = value.into(),
                 b"argument" => job.program.push(value),
                 b"environment" => {

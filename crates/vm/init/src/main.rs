@@ -52,13 +52,16 @@ fn guest() -> Result<()> {
     let job = Job::read()?;
     root::load_modules(&job.modules)?;
     let Ports { mut control, streams } = Ports::find()?;
+    let listener = run::listen(&control)?;
     let done = root::mount_volume(&job).and_then(|found| {
         control.say(&format!("mounted {found}"));
         root::enter(&job)?;
-        run::run(&mut control, &job, streams)
+        run::run(&mut control, &listener, &job, streams)
     });
     if let Err(error) = done {
         control.say(&format!("failed {error}"));
     }
+    // The host has what was sent when it has read it, which only the host knows.
+    listener.wait();
     Ok(())
 }

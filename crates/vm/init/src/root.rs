@@ -31,6 +31,10 @@ pub(crate) fn prepare() -> Result<()> {
         fs::create_dir_all(target).tried(format_args!("cannot make {target}"))?;
         mount_at(kind, target, kind, MountFlags::NOSUID, "")?;
     }
+    // What `udev` would make, and programs expect.
+    for (name, to) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        let _ = std::os::unix::fs::symlink(format!("/proc/self/fd{to}"), format!("/dev/{name}"));
+    }
     Ok(())
 }
 
@@ -156,12 +160,15 @@ pub(crate) fn enter(job: &Job) -> Result<()> {
         if job.overlay {
             fs::create_dir_all(&target).tried(format_args!("cannot make /{name}"))?;
         }
-        mount_move(Path::new("/").join(name), &target)
-            .tried(format_args!("the image needs a directory /{name} (or run with an overlay)"))?;
+        // A link in the image would lead out of it: there is no other root yet.
+        if !fs::symlink_metadata(&target).is_ok_and(|known| known.is_dir()) {
+            return Err(format!("the image needs a directory /{name}, which it does not have, or not as a directory"));
+        }
+        mount_move(Path::new("/").join(name), &target).tried(format_args!("cannot mount /{name}"))?;
     }
     for (name, mode) in [("tmp", "mode=1777"), ("run", "mode=755")] {
         // What the volume does not have it does not get: it cannot be written.
-        if root.join(name).is_dir() {
+        if fs::symlink_metadata(root.join(name)).is_ok_and(|known| known.is_dir()) {
             mount_at("tmpfs", root.join(name), "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, mode)?;
         }
     }

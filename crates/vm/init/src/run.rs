@@ -1,21 +1,22 @@
 //! The program: started, given what it reads, told of signals, and waited for.
 
 use crate::job::Job;
-use crate::ports::{Control, Streams};
+use crate::ports::{Control, Streams, carry_in, carry_out};
 use crate::{Result, Tried};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{Winsize, tcsetwinsize};
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 
 /// How this program starts another in a session of its own: it executes itself, with this as its first argument.
 pub(crate) const SESSION: &str = "--session";
@@ -24,43 +25,70 @@ const WITH_TERMINAL: &str = "terminal";
 const CANNOT: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Runs the program until it ends, and tells how.
-pub(crate) fn run(control: &mut Control, job: &Job, streams: Streams) -> Result<()> {
+/// The program that runs, once there is one, and its terminal.
+type Running = Arc<OnceLock<(Pid, Option<OwnedFd>)>>;
+
+/// Who listens to the host.
+pub(crate) struct Listener {
+    running: Running,
+    thread: JoinHandle<()>,
+}
+
+/// Does what the host says from now on. When the host is gone nobody waits for this guest any more, and it ends.
+pub(crate) fn listen(control: &Control) -> Result<Listener> {
+    let lines = control.lines()?;
+    let running = Running::default();
+    let known = Arc::clone(&running);
+    let thread = thread::spawn(move || {
+        lines.for_each(|line| {
+            if let Some((main, terminal)) = known.get() {
+                obey(&line, *main, terminal.as_ref());
+            }
+        });
+        let _ = reboot(RebootCommand::PowerOff);
+    });
+    Ok(Listener { running, thread })
+}
+
+impl Listener {
+    /// Waits for the host's end, which is this guest's.
+    pub(crate) fn wait(self) {
+        let _ = self.thread.join();
+    }
+}
+
+/// Runs the program until it ends, and tells how, and how many bytes of output went to the host before.
+pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams: Streams) -> Result<()> {
     std::env::set_current_dir(&job.workdir)
         .tried(format_args!("cannot change to the directory {}", job.workdir.display()))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg(SESSION).arg(if job.terminal { WITH_TERMINAL } else { "streams" }).args(&job.program);
+    command.arg(SESSION).arg(if job.terminal.is_some() { WITH_TERMINAL } else { "streams" }).args(&job.program);
     command.env_clear().envs(job.environment.iter().map(|(name, value)| (name, value)));
-    let terminal = if job.terminal { Some(Arc::new(terminal(&mut command)?)) } else { None };
-    if !job.terminal {
-        let Streams { input, output, errors } = streams;
-        command.stdin(input).stdout(output).stderr(errors);
-        return started(control, command, None, None);
-    }
-    started(control, command, terminal, Some(streams.output))
-}
 
-fn started(
-    control: &mut Control,
-    mut command: Command,
-    terminal: Option<Arc<OwnedFd>>,
-    line: Option<File>,
-) -> Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let out = |from, port| carry_out(from, port, Arc::clone(&ended));
+    let Streams { input, output, errors } = streams;
+    let (carried, terminal) = match job.terminal {
+        Some(size) => {
+            let terminal = terminal(&mut command, size)?;
+            let copy = |fd: &OwnedFd| fd.try_clone().tried("cannot use the terminal");
+            carry_in(output.try_clone().tried("cannot use a port")?, copy(&terminal)?);
+            (vec![out(copy(&terminal)?, output)], Some(terminal))
+        }
+        None => {
+            let pipe = || pipe_with(PipeFlags::CLOEXEC).tried("cannot make a pipe");
+            let (for_input, for_output, for_errors) = (pipe()?, pipe()?, pipe()?);
+            command.stdin(for_input.0).stdout(for_output.1).stderr(for_errors.1);
+            carry_in(input, for_input.1);
+            (vec![out(for_output.0, output), out(for_errors.0, errors)], None)
+        }
+    };
     let child = command.spawn().tried("cannot start a process")?;
     // The copies of what the program reads and writes are its own now.
     drop(command);
     let main = Pid::from_raw(i32::try_from(child.id()).tried("a process number")?).ok_or("a process number of 0")?;
-    let relay = match (&terminal, line) {
-        (Some(terminal), Some(line)) => Some(relay(terminal, line)?),
-        _ => None,
-    };
+    let _ = listener.running.set((main, terminal));
     control.say("started");
-    let lines = control.lines()?;
-    thread::spawn(move || {
-        lines.for_each(|line| obey(&line, main, terminal.as_deref()));
-        // The host is gone: nobody waits for the program any more.
-        let _ = reboot(RebootCommand::PowerOff);
-    });
     let status = loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid == main => break status,
@@ -69,14 +97,13 @@ fn started(
             Err(error) => return Err(format!("cannot wait for the program: {error}")),
         }
     };
-    if let Some(relay) = relay {
-        // Ends when nobody has the terminal any more; who was left behind does not keep the guest.
-        let _ = kill_process_group(main, Signal::HUP);
-        let _ = relay.join();
-    }
+    // Who was left behind does not keep the guest.
+    ended.store(true, Ordering::Release);
+    let sent = carried.into_iter().map(|carrying| carrying.join().unwrap_or(0).to_string());
+    let sent = sent.collect::<Vec<_>>().join(" ");
     match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => control.say(&format!("exited {code}")),
-        (None, signal) => control.say(&format!("killed {}", signal.unwrap_or(Signal::KILL.as_raw()))),
+        (Some(code), _) => control.say(&format!("exited {code} {sent}")),
+        (None, signal) => control.say(&format!("killed {} {sent}", signal.unwrap_or(Signal::KILL.as_raw()))),
     }
     Ok(())
 }
@@ -87,48 +114,34 @@ fn obey(line: &str, main: Pid, terminal: Option<&OwnedFd>) {
     match (words.next(), words.next(), words.next()) {
         (Some("signal"), Some(number), None) => {
             if let Some(signal) = number.parse().ok().and_then(Signal::from_named_raw) {
-                let _ = kill_process_group(main, signal);
+                // At its very beginning it has no group of its own yet.
+                let _ = kill_process_group(main, signal).or_else(|_| kill_process(main, signal));
             }
         }
         (Some("size"), Some(rows), Some(columns)) => {
-            if let (Some(terminal), Ok(ws_row), Ok(ws_col)) = (terminal, rows.parse(), columns.parse()) {
-                let _ = tcsetwinsize(terminal, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 });
+            if let (Some(terminal), Ok(rows), Ok(columns)) = (terminal, rows.parse(), columns.parse()) {
+                let _ = tcsetwinsize(terminal, size(rows, columns));
             }
         }
         _ => {}
     }
 }
 
+fn size(ws_row: u16, ws_col: u16) -> Winsize {
+    Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
 /// Makes a terminal and gives it to the program; the other side of it.
-fn terminal(command: &mut Command) -> Result<OwnedFd> {
-    let ours =
-        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).tried("cannot make a terminal")?;
-    grantpt(&ours).and_then(|()| unlockpt(&ours)).tried("cannot make a terminal")?;
-    let name = ptsname(&ours, Vec::new()).tried("cannot make a terminal")?;
-    let theirs = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.as_bytes()));
-    let theirs = theirs.tried("cannot open the terminal")?;
-    let copy = || theirs.try_clone().map(Stdio::from).tried("cannot open the terminal");
+fn terminal(command: &mut Command, (rows, columns): (u16, u16)) -> Result<OwnedFd> {
+    const WHAT: &str = "cannot make a terminal";
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).tried(WHAT)?;
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).tried(WHAT)?;
+    tcsetwinsize(&ours, size(rows, columns)).tried(WHAT)?;
+    let name = ptsname(&ours, Vec::new()).tried(WHAT)?;
+    let theirs = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).tried(WHAT)?;
+    let copy = || theirs.try_clone().map(Stdio::from).tried(WHAT);
     command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
     Ok(ours)
-}
-
-/// Carries bytes between the terminal and the host; ends when the last program has closed the terminal.
-fn relay(terminal: &Arc<OwnedFd>, line: File) -> Result<thread::JoinHandle<()>> {
-    let copy = |fd: &OwnedFd| fd.try_clone().map(File::from).tried("cannot use the terminal");
-    let (mut from, mut to) = (copy(terminal)?, copy(terminal)?);
-    let (mut out, mut into) = (line.try_clone().tried("cannot use a port")?, line);
-    thread::spawn(move || carry(&mut into, &mut to));
-    Ok(thread::spawn(move || carry(&mut from, &mut out)))
-}
-
-fn carry(from: &mut File, to: &mut File) {
-    let mut bytes = [0; 4096];
-    // An error of a terminal is its end.
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
-        if to.write_all(&bytes[..count]).is_err() {
-            return;
-        }
-    }
 }
 
 /// In the new process: a session, with the terminal if there is one, and the program in the place of this.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use xip_segment::{Lease, Segment};
 use xip_vm::{Accelerator, Attach, End, Guest, Handle, Kernel, Options, Qemu, Streams};
@@ -97,29 +96,29 @@ impl Args {
         let qemu = Qemu::find()?;
         let kernel = Kernel::find(self.kernel.as_deref())?;
         let terminal = self.count == 1 && io::stdin().is_terminal() && io::stdout().is_terminal();
+        let terminal =
+            if terminal { tcgetwinsize(io::stdout()).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
         let options = self.options(kernel, terminal)?;
         let (segment, _lease) = self.segment()?;
         if qemu.accelerator() == Accelerator::Emulation && io::stderr().is_terminal() {
             output.aside("no KVM here: the guest is emulated, and slow");
         }
         let size = segment.info().size;
-        let mut guests = Vec::new();
-        for _ in 0..self.count {
-            guests.push(Guest::start(&qemu, segment.fd(), size, &options)?);
-        }
-        let mut running = Vec::new();
-        for (guest, _) in &guests {
-            running.push(Running { process: guest.process(), handle: guest.handle()?, started: Arc::default() });
-        }
-        let raw = if terminal { Some(Raw::begin()?) } else { None };
+        // Before there is a guest: a signal that comes from here on ends it, or reaches its program.
         let waiting = Waiting::begin()?;
         let waker = waiting.waker()?;
-        let several = self.count > 1;
+        let mut guests = Vec::new();
+        for _ in 0..self.count {
+            let (guest, streams) = Guest::start(&qemu, segment.fd(), size, &options)?;
+            let running = Running { handle: guest.handle()?, started: Arc::default() };
+            guests.push((guest, streams, running));
+        }
+        let mut all = Vec::new();
         let mut serving = Vec::new();
-        for (at, ((guest, streams), running)) in guests.into_iter().zip(&running).enumerate() {
-            let number = several.then_some(at + 1);
-            let (handle, started) = (running.handle.try_clone()?, Arc::clone(&running.started));
-            serving.push(thread::spawn(move || serve(guest, streams, number, terminal, handle, &started)));
+        for (at, (guest, streams, running)) in guests.into_iter().enumerate() {
+            let number = (self.count > 1).then_some(at + 1);
+            all.push(Running { handle: running.handle.try_clone()?, started: Arc::clone(&running.started) });
+            serving.push(thread::spawn(move || serve(guest, streams, number, terminal.is_some(), &running)));
         }
         let serving = thread::spawn(move || {
             let ends: Vec<_> = serving.into_iter().map(thread::JoinHandle::join).collect();
@@ -128,10 +127,10 @@ impl Args {
         });
         let mut ended_by = None;
         while let Some(signal) = waiting.wait() {
-            ended_by = running.iter().any(|guest| !guest.pass(signal)).then_some(signal).or(ended_by);
+            let passed = all.iter().map(|guest| guest.pass(signal)).collect::<Vec<_>>();
+            ended_by = passed.contains(&false).then_some(signal).or(ended_by);
         }
         let ends = serving.join().unwrap_or_default();
-        drop(raw);
         if let Some(signal) = ended_by {
             return Err(Failure::reader_gone().by_signal(signal));
         }
@@ -139,12 +138,12 @@ impl Args {
         ends.into_iter().map(|end| end.map_err(|_| lost())?).collect()
     }
 
-    fn options(&self, kernel: Kernel, terminal: bool) -> Result<Options, Failure> {
+    fn options(&self, kernel: Kernel, terminal: Option<(u16, u16)>) -> Result<Options, Failure> {
         let mut environment: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
             ("HOME".into(), "/root".into()),
         ];
-        if let Some(kind) = std::env::var_os("TERM").filter(|_| terminal) {
+        if let Some(kind) = std::env::var_os("TERM").filter(|_| terminal.is_some()) {
             environment.push(("TERM".into(), kind));
         }
         for variable in &self.env {
@@ -180,7 +179,6 @@ fn status(end: &End) -> u8 {
 
 /// A guest, for the thread that waits for signals.
 struct Running {
-    process: u32,
     handle: Handle,
     started: Arc<AtomicBool>,
 }
@@ -191,9 +189,8 @@ impl Running {
         let started = self.started.load(Ordering::Acquire);
         if started {
             self.handle.signal(signal);
-        } else if let Some(process) = i32::try_from(self.process).ok().and_then(Pid::from_raw) {
-            // Ours, and not waited for yet, since its program has not ended.
-            let _ = kill_process(process, Signal::KILL);
+        } else {
+            self.handle.kill();
         }
         started
     }
@@ -205,35 +202,36 @@ fn serve(
     streams: Streams,
     number: Option<usize>,
     terminal: bool,
-    handle: Handle,
-    started: &AtomicBool,
+    running: &Running,
 ) -> Result<End, Failure> {
     let Streams { input, output, errors } = streams;
-    let written = if terminal { Some(output.try_clone()?) } else { None };
     let out = thread::spawn(move || say(output, io::stdout(), number));
     let err = thread::spawn(move || say(errors, io::stderr(), number));
     let mounted = guest.mounted()?;
     tracing::info!("guest {}: in place: {}, mounted with {}", number.unwrap_or(1), mounted.in_place, mounted.options);
     guest.started()?;
-    started.store(true, Ordering::Release);
+    running.started.store(true, Ordering::Release);
+    // Only now: as long as the guest starts, Ctrl-C is a signal.
+    let raw = if terminal { Some(Raw::begin()?) } else { None };
     if number.is_some() {
         let _ = input.shutdown(Shutdown::Write);
     } else {
-        let to = written.unwrap_or(input);
         // Blocks in a read that nobody ends: it goes with the process.
         thread::spawn(move || {
-            carry(io::stdin(), &to);
+            carry(io::stdin(), &input);
             if !terminal {
-                let _ = to.shutdown(Shutdown::Write);
+                let _ = input.shutdown(Shutdown::Write);
             }
         });
     }
     if terminal {
+        let handle = running.handle.try_clone()?;
         thread::spawn(move || keep_size(&handle));
     }
     let end = guest.wait()?;
     // With QEMU gone the streams end.
     let _ = (out.join(), err.join());
+    drop(raw);
     Ok(end)
 }
 
@@ -242,13 +240,25 @@ fn say(from: impl Read, mut to: impl Write, number: Option<usize>) {
         carry(from, to);
         return;
     };
-    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-        let whole = [format!("{number}: ").as_bytes(), &line, b"\n"].concat();
-        if to.write_all(&whole).and_then(|()| to.flush()).is_err() {
+    let mut from = BufReader::new(from);
+    loop {
+        let mut line = format!("{number}: ").into_bytes();
+        let before = line.len();
+        // A longer one is cut: a guest does not decide how much memory is used here.
+        if !matches!((&mut from).take(LONGEST_LINE).read_until(b'\n', &mut line), Ok(1..)) {
+            return;
+        }
+        if line[before..].last() != Some(&b'\n') {
+            line.push(b'\n');
+        }
+        if to.write_all(&line).and_then(|()| to.flush()).is_err() {
             return;
         }
     }
 }
+
+/// The longest line of a guest that is shown as one, in bytes.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// Bytes as they come, each at once.
 fn carry(mut from: impl Read, mut to: impl Write) {
