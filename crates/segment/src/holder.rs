@@ -64,7 +64,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Lets it go, and returns when the holder has looked whether anybody uses the segment: if not, it is gone.
+    /// Lets it go, and returns when the holder has looked whether anybody but this process uses the segment: if not, it is gone. (This
+    /// one may be about to close it, in threads that serve a mount which has just ended.)
     pub fn end(self) {
         // The holder closes its side then; if it does not answer, the segment goes when it does.
         let _ = sockopt::set_socket_timeout(&self.line, sockopt::Timeout::Recv, Some(PATIENCE));
@@ -206,7 +207,7 @@ fn serve(
     loop {
         let mut pause = Timespec { tv_sec: 5, tv_nsec: 0 };
         if record.temporary && owner.is_none() {
-            if stat::users(memory).is_empty() && name.is_there() {
+            if stat::users(memory, Some(record.loader)).is_empty() && name.is_there() {
                 return name.take_away();
             }
             // The programs of a runner that was killed end with it, in the kernel's own time.

@@ -51,6 +51,9 @@ pub(crate) struct Record {
     /// Whether it is to go with the process that loaded it.
     #[serde(default)]
     pub(crate) temporary: bool,
+    /// The process that loaded it.
+    #[serde(default)]
+    pub(crate) loader: u32,
 }
 
 /// The state of a file: as long as this is the same, so are its bytes.

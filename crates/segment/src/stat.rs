@@ -175,14 +175,14 @@ impl Segment {
     }
 }
 
-/// Who has the memory of a segment mapped or open, beside its holders and this process; programs first.
-pub(crate) fn users(memory: &OwnedFd) -> Vec<User> {
+/// Who has the memory of a segment mapped or open, beside its holders, this process and `other`; programs first.
+pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
     let id = id_of(memory);
     let size = rustix::fs::fstat(memory).map_or(0, |stat| stat.st_size.unsigned_abs());
     let me = std::process::id();
     let mut users: Vec<User> = proc::processes()
         .into_iter()
-        .filter(|process| process.pid != me)
+        .filter(|process| process.pid != me && Some(process.pid) != other)
         .map(|process| (process.maps(id).unwrap_or_default(), process))
         .filter(|(areas, process)| !areas.is_empty() || process.has_open(id))
         .map(|(areas, process)| user(&process, &areas, size))

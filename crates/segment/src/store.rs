@@ -230,7 +230,7 @@ impl Store {
         if !force {
             let memory =
                 memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
-            let users = stat::users(&memory);
+            let users = stat::users(&memory, None);
             if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
                 return Err(Error::InUse { name: name.into(), users });
             }
@@ -260,7 +260,7 @@ impl Store {
         info: Info,
         stamp: Option<Stamp>,
     ) -> Result<Option<Lease>> {
-        let record = Record { version: VERSION, info, stamp, temporary: self.temporary };
+        let record = Record { version: VERSION, info, stamp, temporary: self.temporary, loader: std::process::id() };
         let lease = holder::start(&self.program, &self.directory, lock.fd(), memory, &record)?;
         Ok(self.temporary.then_some(lease))
     }

@@ -95,6 +95,12 @@ fn a_lease_that_is_ended_takes_its_segment_along_at_once_unless_it_is_in_use() {
     let world = World::new();
     let image = world.image("a", 300, 1);
     let load = || world.store().temporary().load(&image, None, &mut |_, _| {}, &mut |_| Ok(())).unwrap().lease.unwrap();
+    // Threads of the loader may have it yet.
+    let late = world.image("late", 300, 2);
+    let loaded = world.store().temporary().load(&late, None, &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    loaded.lease.unwrap().end();
+    assert_eq!(world.entries(), [""; 0]);
+    drop(loaded.segment);
     load().end();
     assert_eq!(world.entries(), [""; 0]);
     let lease = load();

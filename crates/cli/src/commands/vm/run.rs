@@ -99,7 +99,7 @@ impl Args {
         let terminal =
             if terminal { tcgetwinsize(io::stdout()).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
         let options = self.options(kernel, terminal)?;
-        let (segment, _lease) = self.segment()?;
+        let (segment, lease) = self.segment()?;
         if qemu.accelerator() == Accelerator::Emulation && io::stderr().is_terminal() {
             output.aside("no KVM here: the guest is emulated, and slow");
         }
@@ -131,6 +131,9 @@ impl Args {
             ended_by = passed.contains(&false).then_some(signal).or(ended_by);
         }
         let ends = serving.join().unwrap_or_default();
+        if let Some(lease) = lease {
+            lease.end();
+        }
         if let Some(signal) = ended_by {
             return Err(Failure::reader_gone().by_signal(signal));
         }
