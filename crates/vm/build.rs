@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCES: [&str; 7] =
-    ["Cargo.toml", "Cargo.lock", "src/main.rs", "src/job.rs", "src/ports.rs", "src/root.rs", "src/run.rs"];
+const SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "src"];
 
 fn main() {
     for source in SOURCES {

@@ -28,6 +28,7 @@ impl Guests {
             fs::create_dir_all(tree.join(name)).unwrap();
         }
         fs::write(tree.join("etc/motd"), "one copy\n").unwrap();
+        fs::write(tree.join("large"), vec![7; 8 << 20]).unwrap();
         for program in ["/bin/sh", "/bin/cat", "/bin/dd", "/bin/mount", "/bin/sleep", "/bin/grep", "/bin/stty"] {
             copy_program(program, &tree);
         }
@@ -95,9 +96,66 @@ fn a_program_runs_in_a_guest_in_place() {
     let guests = Guests::new();
     let ran = guests.run(&[], "cat; cat /etc/motd; echo trouble >&2; grep ^/dev/pmem0 /proc/mounts; exit 7", "typed\n");
     assert_eq!(ran.output.status.code(), Some(7), "{}", ran.err);
-    let mount = "/dev/pmem0 / ext4 ro,relatime,dax=always 0 0\n";
+    let mount = "/dev/pmem0 / ext4 ro,relatime,inode_readahead_blks=0,dax=always 0 0\n";
     assert_eq!(ran.out, format!("typed\none copy\n{mount}"));
     assert!(ran.err.contains("trouble\n") && ran.err.contains("in place: true"), "{}", ran.err);
+}
+
+/// What the guest's kernel says of each file, and of 2 MiB at once; and what is not in place is an error that names it.
+#[test]
+fn a_check_tells_what_the_guest_sees_and_fails_when_it_is_not_in_place() {
+    let guests = Guests::new();
+    let check = |options: &[&str]| {
+        let all = [&["vm", "check", "--json", text(&guests.image)], options].concat();
+        Ran::from(guests.xip(all).output().unwrap())
+    };
+    let work = ["--", "sh", "-c", "cat /etc/motd /large; cat /etc/motd >&2"];
+    let checked = check(&work);
+    assert_eq!(checked.output.status.code(), Some(0), "{}", checked.err);
+    assert!(checked.err.matches("one copy\n").count() == 2, "{}", checked.err);
+    let checked = checked.json();
+    assert_eq!(checked["in_place"], true);
+    assert!(checked["options"].as_str().unwrap().contains("dax=always"), "{checked:#}");
+    let sample = &checked["sample"];
+    assert!(sample["files"].as_u64().unwrap() >= 8 && sample["looked_at"] == sample["in_place"], "{checked:#}");
+    // Every second one: the kernel takes what one indirect block maps as an end, and the first of them begins at page 12.
+    assert!(sample["parts"].as_u64().unwrap() >= 4 && sample["huge"].as_u64().unwrap() >= 2, "{checked:#}");
+    let size = fs::metadata(&guests.image).unwrap().len();
+    assert_eq!(checked["after"]["descriptors"].as_u64().unwrap(), size / 64, "{checked:#}");
+    let cached = checked["after"]["cached"].as_u64().unwrap();
+    assert!(cached < 1 << 20, "8 MiB were read, and {cached} bytes are in the page cache");
+
+    let disk = check(&[&["--page-cache"], &work[..]].concat())
+        .fails(1)
+        .says("are not in place, such as /")
+        .says("--page-cache");
+    let disk = disk.json();
+    assert_eq!((&disk["in_place"], &disk["sample"]["in_place"]), (&false.into(), &0.into()));
+    assert!(disk["after"]["cached"].as_u64().unwrap() > 8 << 20, "{disk:#}");
+    check(&["--", "sh", "-c", "exit 3"]).fails(1).says("the work ended with status 3");
+}
+
+/// Alignment, block size, and the kernel's options: each is named before a guest is started.
+#[test]
+fn what_cannot_be_in_place_is_refused_with_the_reason() {
+    let guests = Guests::new();
+    let check = |image: &str, options: &[&str]| {
+        let all = [&["vm", "check", image], options].concat();
+        Ran::from(guests.xip(all).output().unwrap())
+    };
+    let made = |name: &str, block: &str, size: &str| {
+        let image = guests.place.path(name);
+        let made = Command::new("mkfs.ext2").args(["-q", "-b", block]).arg(&image).arg(size).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        image
+    };
+    check(text(&made("odd.xip", "4096", "5M")), &[]).fails(1).says("multiple of 2 MiB").says("xip build");
+    check(text(&made("blocks.xip", "1024", "4M")), &[]).fails(1).says("1024");
+    let kernel = guests.place.path("boot/vmlinuz-9.9-test");
+    fs::create_dir(kernel.parent().unwrap()).unwrap();
+    fs::write(&kernel, "").unwrap();
+    fs::write(kernel.with_file_name("config-9.9-test"), "CONFIG_EXT4_FS=y\n# CONFIG_FS_DAX is not set\n").unwrap();
+    check(text(&guests.image), &["--kernel", text(&kernel)]).fails(1).says("CONFIG_FS_DAX");
 }
 
 /// Root of the guest writes to the device, and mounts it writable: it is told that it cannot, and the bytes stay.

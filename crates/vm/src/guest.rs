@@ -1,28 +1,26 @@
 //! One guest: started, spoken with, waited for.
 
 use crate::error::{Doing, Error, Result};
-use crate::initramfs::Archive;
+use crate::job::{INIT, archive};
 use crate::kernel::Kernel;
 use crate::qemu::{Attach, Machine, Qemu};
+use crate::said::{Ended, Mounted, Said, refused};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, dup};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The guest's first program, linked statically; empty where it could not be built.
-const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// Memory devices are multiples of this.
 const ALIGNMENT: u64 = 2 << 20;
 /// How much of what the kernel said is shown when a guest is lost.
@@ -50,26 +48,10 @@ pub struct Options {
     pub workdir: PathBuf,
     /// The program's environment, all of it.
     pub environment: Vec<(OsString, OsString)>,
-    /// The program and its arguments; without a slash it is looked for on the `PATH` of the environment.
+    /// The program and its arguments; without a slash it is looked for on the `PATH` of the environment. Empty: none is run.
     pub program: Vec<OsString>,
-}
-
-/// How the guest's program ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// With an exit status.
-    Exited(u8),
-    /// By a signal.
-    Signalled(i32),
-}
-
-/// What the guest found when it mounted the volume.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mounted {
-    /// The kernel says of a file that it is in place (`STATX_ATTR_DAX`).
-    pub in_place: bool,
-    /// The options of the mount as they came out.
-    pub options: String,
+    /// At the end, so many files are asked for whether they are in place.
+    pub sample: Option<u32>,
 }
 
 /// What the program reads and writes.
@@ -208,10 +190,10 @@ impl Guest {
     /// # Errors
     /// [`Error::Guest`] with the guest's reason why it could not; [`Error::Lost`].
     pub fn mounted(&mut self) -> Result<Mounted> {
-        let line = self.line()?;
-        let said = line.strip_prefix("mounted dax=").and_then(|rest| rest.split_once(" options="));
-        let (in_place, options) = said.ok_or_else(|| refused(&line))?;
-        Ok(Mounted { in_place: in_place == "1", options: options.into() })
+        match self.next()? {
+            Said::Mounted(mounted) => Ok(mounted),
+            other => Err(refused(&other)),
+        }
     }
 
     /// Waits until the program's process is there, after [`Guest::mounted`]. What is sent to the guest earlier, input too, is lost: nobody
@@ -220,32 +202,35 @@ impl Guest {
     /// # Errors
     /// [`Error::Guest`] when there can be no process; [`Error::Lost`].
     pub fn started(&mut self) -> Result<()> {
-        let line = self.line()?;
-        if line == "started" { Ok(()) } else { Err(refused(&line)) }
+        match self.next()? {
+            Said::Started => Ok(()),
+            other => Err(refused(&other)),
+        }
     }
 
-    /// Waits for the program's end, after [`Guest::started`], until all of its output is read or nobody reads it, and ends the guest.
+    /// Waits for the program's end, after [`Guest::started`], until all of its output is read or nobody reads it. The guest's kernel
+    /// is there as it was at that end, until this is dropped.
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub fn wait(mut self) -> Result<End> {
-        let line = self.line()?;
-        let mut words = line.split(' ');
-        let (how, number) = (words.next(), words.next().and_then(|word| word.parse::<u8>().ok()));
-        let end = match (how, number) {
-            (Some("exited"), Some(status)) => End::Exited(status),
-            (Some("killed"), Some(signal)) => End::Signalled(signal.into()),
-            _ => return Err(refused(&line)),
+    pub fn wait(&mut self) -> Result<Ended> {
+        let (ended, written) = match self.next()? {
+            Said::Ended(ended, written) => (ended, written),
+            other => return Err(refused(&other)),
         };
         // What was written may be on its way still, which nobody in the guest can know.
-        for (output, written) in self.outputs.iter().zip(words) {
-            let written = written.parse().unwrap_or(0);
+        for (output, written) in self.outputs.iter().zip(written) {
             let read = || output.over.load(Ordering::Acquire) || output.bytes.load(Ordering::Acquire) >= written;
             while !read() && matches!(self.qemu.try_wait(), Ok(None)) {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        Ok(end)
+        Ok(ended)
+    }
+
+    fn next(&mut self) -> Result<Said> {
+        let line = self.line()?;
+        Said::parse(&line).ok_or(Error::Guest(line))
     }
 
     fn line(&mut self) -> Result<String> {
@@ -341,54 +326,6 @@ impl Handle {
     }
 }
 
-fn refused(line: &str) -> Error {
-    Error::Guest(line.strip_prefix("failed ").unwrap_or(line).to_owned())
-}
-
 fn memory_file(name: &str) -> Result<fs::File> {
     memfd_create(name, MemfdFlags::CLOEXEC).map(fs::File::from).doing(|| "make shared memory".into())
-}
-
-/// The guest's first file system: the first program, modules, and what it is to do.
-fn archive(options: &Options) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    let mut job = Vec::new();
-    let mut record = |key: &str, value: &OsStr| {
-        job.extend_from_slice(key.as_bytes());
-        job.push(b' ');
-        // A zero byte is in no argument, path or variable: the kernel would not take it.
-        job.extend_from_slice(value.as_bytes());
-        job.push(0);
-    };
-    archive.program("init", INIT);
-    archive.directory("modules");
-    for module in options.kernel.modules() {
-        let name = module.file_name().unwrap_or_default();
-        let content = fs::read(module).doing(|| format!("read the module {}", module.display()))?;
-        let place = Path::new("modules").join(name);
-        archive.file(&place.to_string_lossy(), &content);
-        record("module", Path::new("/").join(place).as_os_str());
-    }
-    let (device, mount) = match options.attach {
-        Attach::Memory => ("/dev/pmem0", "dax=always"),
-        Attach::Disk => ("/dev/vda", ""),
-    };
-    record("device", device.as_ref());
-    record("options", mount.as_ref());
-    record("workdir", options.workdir.as_os_str());
-    if options.overlay {
-        record("overlay", OsStr::new(""));
-    }
-    if let Some((rows, columns)) = options.terminal {
-        record("terminal", format!("{rows} {columns}").as_ref());
-    }
-    for (name, value) in &options.environment {
-        let mut variable = name.clone();
-        variable.push("=");
-        variable.push(value);
-        record("environment", &variable);
-    }
-    options.program.iter().for_each(|argument| record("argument", argument));
-    archive.file("job", &job);
-    Ok(archive.finish())
 }

@@ -4,7 +4,9 @@
 //! | module | what it knows |
 //! |---|---|
 //! | `kernel` | where a guest's kernel and its modules are, whether they can do this, how to get them |
-//! | `initramfs` | the guest's first file system: our init, modules, and what it is to do |
+//! | `job` | what a guest is told |
+//! | `said` | what it answers |
+//! | `initramfs` | the format of the guest's first file system |
 //! | `qemu` | the command line of QEMU |
 //! | `guest` | one guest: started, spoken with, waited for |
 //!
@@ -14,10 +16,13 @@
 mod error;
 mod guest;
 mod initramfs;
+mod job;
 mod kernel;
 mod qemu;
+mod said;
 
 pub use error::{Error, Result};
-pub use guest::{End, Guest, Handle, Mounted, Options, Output, Streams};
+pub use guest::{Guest, Handle, Options, Output, Streams};
 pub use kernel::{Kernel, cache, fetch};
 pub use qemu::{Accelerator, Attach, Qemu};
+pub use said::{End, Ended, Figures, Mounted, Sample};

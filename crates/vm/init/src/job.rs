@@ -20,7 +20,9 @@ pub(crate) struct Job {
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) workdir: PathBuf,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    /// The program, and its arguments.
+    /// At the end, so many files are looked at.
+    pub(crate) sample: Option<usize>,
+    /// The program, and its arguments; none is run if there is none.
     pub(crate) program: Vec<OsString>,
 }
 
@@ -44,6 +46,7 @@ impl Job {
                         .and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
                     job.terminal = Some(size.unwrap_or((24, 80)));
                 }
+                b"sample" => job.sample = value.to_string_lossy().parse().ok(),
                 b"workdir" => job.workdir = value.into(),
                 b"argument" => job.program.push(value),
                 b"environment" => {

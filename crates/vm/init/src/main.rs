@@ -3,13 +3,16 @@
 //!
 //! What it is to do stands in `/job`, what it has to say goes through a port of its own, never through the program's output.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod figures;
 mod job;
 mod ports;
 mod root;
 mod run;
+mod sample;
 
+use figures::Figures;
 use job::Job;
 use ports::Ports;
 use rustix::system::{RebootCommand, reboot};
@@ -53,10 +56,21 @@ fn guest() -> Result<()> {
     root::load_modules(&job.modules)?;
     let Ports { mut control, streams } = Ports::find()?;
     let listener = run::listen(&control)?;
-    let done = root::mount_volume(&job).and_then(|found| {
-        control.say(&format!("mounted {found}"));
-        root::enter(&job)?;
-        run::run(&mut control, &listener, &job, streams)
+    let figures = Figures::begin()?;
+    let done = root::mount_volume(&job).and_then(|(in_place, options)| {
+        control.say(&format!("mounted dax={} {} text={options}", u8::from(in_place), figures.now()?));
+        let ended = if job.program.is_empty() {
+            control.say("started");
+            "status=0 output=0 errors=0".into()
+        } else {
+            root::enter(&job)?;
+            run::run(&mut control, &listener, &job, streams)?
+        };
+        // Before the sample, which reads directories.
+        let figures = figures.now()?;
+        let sample = job.sample.map(|files| sample::look(root::volume(&job), files)).unwrap_or_default();
+        control.say(&format!("ended {ended} {figures}{sample}"));
+        Ok(())
     });
     if let Err(error) = done {
         control.say(&format!("failed {error}"));

@@ -1,8 +1,9 @@
 //! The guest's file systems: from the kernel's first one to the segment's volume as the root.
 
 use crate::job::Job;
+use crate::sample;
 use crate::{Result, Tried};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{chdir, chroot};
@@ -52,10 +53,14 @@ pub(crate) fn load_modules(modules: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Mounts the volume, in place; what came out of it, for the host.
-pub(crate) fn mount_volume(job: &Job) -> Result<String> {
+/// Mounts the volume, in place; whether it is, and the options as they came out.
+pub(crate) fn mount_volume(job: &Job) -> Result<(bool, String)> {
     wait_for(&job.device)?;
     protect();
+    if let Some(name) = job.device.file_name().filter(|name| name.to_string_lossy().starts_with("pmem")) {
+        // As above all for directories: what is memory already is not read ahead.
+        let _ = fs::write(Path::new("/sys/block").join(name).join("queue/read_ahead_kb"), "0");
+    }
     for place in [VOLUME, LAYER, ROOT] {
         fs::create_dir_all(place).tried(format_args!("cannot make {place}"))?;
     }
@@ -73,27 +78,19 @@ pub(crate) fn mount_volume(job: &Job) -> Result<String> {
         let options = format!("lowerdir={VOLUME},upperdir={LAYER}/upper,workdir={LAYER}/work");
         mount_at("overlay", ROOT, "overlay", MountFlags::empty(), &options)?;
     }
-    Ok(format!("dax={} options={options}", u8::from(in_place)))
+    Ok((in_place, options))
 }
 
-/// Whether the kernel says of a file that it is in place. One is enough: the mount's option is for all, and fails where it cannot be had.
+/// Where the volume can be seen, for one that stands where this program does: before and after [`enter`].
+pub(crate) fn volume(job: &Job) -> &'static Path {
+    let (inside, before) = ("/", if job.overlay { VOLUME } else { ROOT });
+    // With an overlay, what is seen from inside is that: its files are those of the volume.
+    Path::new(if job.program.is_empty() { before } else { inside })
+}
+
+/// Whether the kernel says so of a file. One is enough: the mount's option is for all, and fails where it cannot be had.
 fn is_in_place(volume: &Path) -> bool {
-    /// `STATX_ATTR_DAX` of `statx(2)`. Directories do not have it.
-    const DAX: u64 = 0x0020_0000;
-    let mut waiting = vec![volume.to_path_buf()];
-    while let Some(directory) = waiting.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => waiting.push(entry.path()),
-                Ok(kind) if kind.is_file() => {
-                    let known = statx(CWD, entry.path(), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS);
-                    return known.is_ok_and(|known| known.stx_attributes.bits() & DAX != 0);
-                }
-                _ => {}
-            }
-        }
-    }
-    false
+    sample::files(volume).next().is_some_and(|file| sample::is_in_place(&file))
 }
 
 /// Nobody in the guest writes to the segment, root neither: the host does not let it, but a virtio device has no way to say so,

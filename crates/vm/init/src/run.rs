@@ -57,8 +57,8 @@ impl Listener {
     }
 }
 
-/// Runs the program until it ends, and tells how, and how many bytes of output went to the host before.
-pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams: Streams) -> Result<()> {
+/// Runs the program until it ends; how it did, and how many bytes of output went to the host before.
+pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams: Streams) -> Result<String> {
     std::env::set_current_dir(&job.workdir)
         .tried(format_args!("cannot change to the directory {}", job.workdir.display()))?;
     let mut command = Command::new("/proc/self/exe");
@@ -99,13 +99,12 @@ pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams
     };
     // Who was left behind does not keep the guest.
     ended.store(true, Ordering::Release);
-    let sent = carried.into_iter().map(|carrying| carrying.join().unwrap_or(0).to_string());
-    let sent = sent.collect::<Vec<_>>().join(" ");
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => control.say(&format!("exited {code} {sent}")),
-        (None, signal) => control.say(&format!("killed {} {sent}", signal.unwrap_or(Signal::KILL.as_raw()))),
-    }
-    Ok(())
+    let mut sent = carried.into_iter().map(|carrying| carrying.join().unwrap_or(0));
+    let sent = format!("output={} errors={}", sent.next().unwrap_or(0), sent.next().unwrap_or(0));
+    Ok(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("status={code} {sent}"),
+        (None, signal) => format!("signal={} {sent}", signal.unwrap_or(Signal::KILL.as_raw())),
+    })
 }
 
 /// What the host wants of a program that runs.

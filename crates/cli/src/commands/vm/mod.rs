@@ -1,6 +1,8 @@
 //! `xip vm`: guests that execute programs in place.
 
+mod check;
 mod kernel;
+mod machine;
 mod run;
 
 use std::process::ExitCode;
@@ -14,7 +16,8 @@ const HELP: &str = "\
 Examples:
   xip vm kernel                         get a kernel for guests, once
   xip vm run debian -- python3 -V       run a program in a guest, in place
-  xip vm run debian --count 4 -- uname  four guests, one copy";
+  xip vm run debian --count 4 -- uname  four guests, one copy
+  xip vm check debian                   is it really in place?";
 
 /// Run programs in guests, from the segment that processes of the host use
 #[derive(clap::Args)]
@@ -27,6 +30,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Check(check::Args),
     Kernel(kernel::Args),
 }
 
@@ -34,6 +38,7 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
         match self.command {
             Command::Run(args) => args.run(output),
+            Command::Check(args) => args.run(output).map(|()| ExitCode::SUCCESS),
             Command::Kernel(args) => args.run(output).map(|()| ExitCode::SUCCESS),
         }
     }

@@ -11,12 +11,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use xip_segment::{Lease, Segment};
-use xip_vm::{Accelerator, Attach, End, Guest, Handle, Kernel, Options, Qemu, Streams};
+use xip_vm::{End, Guest, Handle, Kernel, Options, Streams};
 
-use crate::commands::{RUN_FAILED as OUR_OWN, segments};
+use super::machine::{Machine, say_if_slow, segment};
+use crate::commands::RUN_FAILED as OUR_OWN;
 use crate::failure::Failure;
-use crate::output::{Output, parse_size};
+use crate::output::Output;
 use crate::signals::{Waiting, die_by};
 
 const HELP: &str = "\
@@ -49,13 +49,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
 
-    /// Memory of each guest, beside the segment (K, M, G)
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
-    memory: u64,
-
-    /// Kernel of the guest: a file vmlinuz-VERSION, with its modules in ../lib/modules/VERSION or /lib/modules/VERSION
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
+    #[command(flatten)]
+    machine: Machine,
 
     /// Take changes to files in the guest's memory, and forget them at the end
     #[arg(long)]
@@ -64,10 +59,6 @@ pub(crate) struct Args {
     /// The root directory cannot be changed (the default)
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
-
-    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
-    #[arg(long)]
-    page_cache: bool,
 
     /// Set an environment variable (may be given many times)
     #[arg(long, value_name = "NAME=VALUE")]
@@ -92,17 +83,13 @@ impl Args {
     }
 
     fn execute(&self, output: Output) -> Result<Vec<End>, Failure> {
-        // What a guest needs, before an image is loaded for it.
-        let qemu = Qemu::find()?;
-        let kernel = Kernel::find(self.kernel.as_deref())?;
+        let (qemu, kernel) = self.machine.prerequisites()?;
         let terminal = self.count == 1 && io::stdin().is_terminal() && io::stdout().is_terminal();
         let terminal =
             if terminal { tcgetwinsize(io::stdout()).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
         let options = self.options(kernel, terminal)?;
-        let (segment, lease) = self.segment()?;
-        if qemu.accelerator() == Accelerator::Emulation && io::stderr().is_terminal() {
-            output.aside("no KVM here: the guest is emulated, and slow");
-        }
+        let (segment, lease) = segment(&self.source, self.rm)?;
+        say_if_slow(&qemu, output);
         let size = segment.info().size;
         // Before there is a guest: a signal that comes from here on ends it, or reaches its program.
         let waiting = Waiting::begin()?;
@@ -142,34 +129,20 @@ impl Args {
     }
 
     fn options(&self, kernel: Kernel, terminal: Option<(u16, u16)>) -> Result<Options, Failure> {
-        let mut environment: Vec<(OsString, OsString)> = vec![
-            ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
-            ("HOME".into(), "/root".into()),
-        ];
-        if let Some(kind) = std::env::var_os("TERM").filter(|_| terminal.is_some()) {
-            environment.push(("TERM".into(), kind));
-        }
+        let mut options = self.machine.options(kernel);
+        options
+            .environment
+            .extend(std::env::var_os("TERM").filter(|_| terminal.is_some()).map(|kind| ("TERM".into(), kind)));
         for variable in &self.env {
             let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
                 return Err(Failure::new(format!("--env {variable}: a variable is NAME=VALUE"))
                     .with_code(crate::failure::USAGE));
             };
-            environment.retain(|(known, _)| known != name);
-            environment.push((name.into(), value.into()));
+            options.environment.retain(|(known, _)| known != name);
+            options.environment.push((name.into(), value.into()));
         }
-        let attach = if self.page_cache { Attach::Disk } else { Attach::Memory };
-        let (overlay, workdir, program) = (self.overlay, self.workdir.clone(), self.program.clone());
-        Ok(Options { kernel, memory: self.memory, attach, overlay, terminal, workdir, environment, program })
-    }
-
-    fn segment(&self) -> Result<(Segment, Option<Lease>), Failure> {
-        let store = segments::store()?;
-        let store = if self.rm { store.temporary() } else { store };
-        if let Some(segment) = segments::named(&store, &self.source)? {
-            return Ok((segment, None));
-        }
-        let loaded = segments::load(&store, &self.source, None)?;
-        Ok((loaded.segment, loaded.lease))
+        let (workdir, program) = (self.workdir.clone(), self.program.clone());
+        Ok(Options { overlay: self.overlay, terminal, workdir, program, ..options })
     }
 }
 
@@ -231,8 +204,9 @@ fn serve(
         let handle = running.handle.try_clone()?;
         thread::spawn(move || keep_size(&handle));
     }
-    let end = guest.wait()?;
+    let end = guest.wait()?.end;
     // With QEMU gone the streams end.
+    drop(guest);
     let _ = (out.join(), err.join());
     drop(raw);
     Ok(end)
@@ -264,7 +238,7 @@ fn say(from: impl Read, mut to: impl Write, number: Option<usize>) {
 const LONGEST_LINE: u64 = 64 << 10;
 
 /// Bytes as they come, each at once.
-fn carry(mut from: impl Read, mut to: impl Write) {
+pub(super) fn carry(mut from: impl Read, mut to: impl Write) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         if to.write_all(&bytes[..count]).and_then(|()| to.flush()).is_err() {

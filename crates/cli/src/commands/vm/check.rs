@@ -1,0 +1,127 @@
+//! `xip vm check`: whether a guest has the volume in place, by the word of its own kernel.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+
+use serde::Serialize;
+use xip_vm::{End, Ended, Figures, Guest, Options, Sample};
+
+use super::machine::{Machine, say_if_slow, segment};
+use super::run::carry;
+use crate::failure::Failure;
+use crate::output::{Output, count, printable, size};
+
+const HELP: &str = "\
+Starts one guest, as `xip vm run` does, and says what its kernel says: how the volume is mounted; of a sample of files, \
+whether they are in place (STATX_ATTR_DAX); how many parts of 2 MiB of large files are mapped as one; what the guest's page cache \
+has of the volume, before and after the work; what the guest pays for the segment's page descriptors.\n\n\
+The work is PROGRAM; its output goes to standard error. Without one, nothing is run.\n\n\
+Exit status: 0 if everything looked at is in place, 1 if anything is not, or the guest could not mount the volume; then the reason \
+is given.\n\n\
+Examples:
+  xip vm check debian
+  xip vm check debian -- python3 -c 'import json'
+  xip vm check debian --json | jq .sample";
+
+/// Check that a guest executes a segment in place
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// A segment, or an image
+    #[arg(value_name = "IMAGE|SEGMENT")]
+    source: PathBuf,
+
+    /// The work: a program and its arguments
+    #[arg(value_name = "PROGRAM", trailing_var_arg = true)]
+    program: Vec<OsString>,
+
+    /// How many files to look at, evenly chosen
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    files: u32,
+
+    #[command(flatten)]
+    machine: Machine,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    segment: String,
+    in_place: bool,
+    /// Of the mount, as they came out.
+    options: String,
+    sample: Sample,
+    before: Figures,
+    after: Figures,
+}
+
+impl Args {
+    pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
+        let (qemu, kernel) = self.machine.prerequisites()?;
+        let (segment, _) = segment(&self.source, false)?;
+        say_if_slow(&qemu, output);
+        let options =
+            Options { program: self.program.clone(), sample: Some(self.files), ..self.machine.options(kernel) };
+        let (mut guest, streams) = Guest::start(&qemu, segment.fd(), segment.info().size, &options)?;
+        let carried = [streams.output, streams.errors].map(|stream| thread::spawn(|| carry(stream, io::stderr())));
+        drop(streams.input);
+        let mounted = guest.mounted()?;
+        guest.started()?;
+        let Ended { end, figures, sample } = guest.wait()?;
+        drop(guest);
+        carried.map(thread::JoinHandle::join).into_iter().for_each(drop);
+        let sample = sample.unwrap_or_default();
+        let in_place = mounted.in_place && sample.in_place == sample.looked_at;
+        let checked = Checked {
+            segment: segment.name().into(),
+            in_place,
+            options: mounted.options,
+            sample,
+            before: mounted.figures,
+            after: figures,
+        };
+        if self.json {
+            output.json(&checked)?
+        } else {
+            text(&checked, output)?
+        }
+        if end != End::Exited(0) {
+            let how = match end {
+                End::Exited(status) => format!("with status {status}"),
+                End::Signalled(signal) => format!("by signal {signal}"),
+            };
+            return Err(Failure::new(format!("the work ended {how}: what is said of it is of a part of it only")));
+        }
+        if in_place {
+            return Ok(());
+        }
+        let Sample { looked_at, in_place, not_in_place, .. } = &checked.sample;
+        let which = not_in_place.as_deref().map_or(String::new(), |file| format!(", such as {}", printable(file)));
+        let error = format!("{} of {looked_at} files are not in place{which}", looked_at - in_place);
+        Err(Failure::new(if *looked_at == 0 { "the volume has no file that is in place".into() } else { error })
+            .remedy(self.machine.remedy()))
+    }
+}
+
+fn text(checked: &Checked, output: Output) -> Result<(), Failure> {
+    let Checked { segment, sample, before, after, .. } = checked;
+    output.line(format!("segment      {segment}, mounted with {}", checked.options))?;
+    let files = count(sample.files, "file", "files");
+    output.line(format!("files        {files}, {} looked at: {} in place", sample.looked_at, sample.in_place))?;
+    output.line(format!("large pages  {} of {} parts of 2 MiB are mapped as one", sample.huge, sample.parts))?;
+    output.line(format!(
+        "page cache   {} of the volume after the mount, {} after the work",
+        size(before.cached),
+        size(after.cached)
+    ))?;
+    output.line(match after.descriptors {
+        Some(bytes) => format!("descriptors  {} of the guest's memory, used or not", size(bytes)),
+        None => "descriptors  not told by this kernel (Linux 6.11 and later do)".into(),
+    })?;
+    output.line(format!("memory       {} free of {} after the work", size(after.free), size(after.total)))
+}
