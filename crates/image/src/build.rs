@@ -41,6 +41,8 @@ pub struct Build {
     pub align_from: u64,
     /// Wait until the image is on storage before it gets its name: a loss of power leaves the old one or the new one.
     pub sync: bool,
+    /// Put an NVDIMM header in front of the volume, for hypervisors that want one: `xip_segment::nvdimm`.
+    pub nvdimm_header: bool,
 }
 
 impl Default for Build {
@@ -56,6 +58,7 @@ impl Default for Build {
             source_date_epoch: None,
             align_from: HUGE * 4096,
             sync: true,
+            nvdimm_header: false,
         }
     }
 }
@@ -197,7 +200,8 @@ impl Build {
         };
         // Nothing from the clock. Nor from the tree: its newest time may lie ahead, which e2fsck calls a fault of the volume.
         let time = Timestamp { seconds: self.source_date_epoch.unwrap_or(0), nanoseconds: 0 };
-        let device = MappedFile::create(output.file()?, blocks).map_err(|error| Error::Image {
+        let create = if self.nvdimm_header { MappedFile::create_behind_header } else { MappedFile::create };
+        let device = create(output.file()?, blocks).map_err(|error| Error::Image {
             image: image.into(),
             what: "map the image",
             error: std::io::Error::from_raw_os_error(error.errno()),

@@ -34,6 +34,8 @@ const STEP: usize = 4 << 20;
 pub struct MappedFile {
     map: Map,
     fd: OwnedFd,
+    /// Where in the file the device begins: behind an NVDIMM header, if it has one.
+    start: u64,
     access: Access,
     /// For a new file, which steps of it were made present: their pages have storage, so that a store cannot fault for
     /// lack of space. Empty for any other.
@@ -44,14 +46,15 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps a whole file. Its length is a whole number of pages, and at least one.
+    /// Maps a whole file, or what is behind its [NVDIMM header](crate::nvdimm). Its length is a whole number of pages, and at least one.
     ///
     /// # Errors
     /// It is not a regular file or shared-memory object; it is empty, or not whole pages; the system's.
     pub fn open(file: impl Into<OwnedFd>, access: Access) -> Result<Self> {
         let fd = file.into();
-        let len = map_len(&fd)?;
-        Self::map(fd, len, access, 0)
+        let start = crate::nvdimm::data_offset(&fd);
+        let len = map_len(&fd, start)?;
+        Self::map(fd, start, len, access, 0)
     }
 
     /// Makes `file` (opened to read and write) `pages` long, with nothing but zeros in it, and maps it to be written.
@@ -60,6 +63,25 @@ impl MappedFile {
     /// # Errors
     /// The system's.
     pub fn create(file: File, pages: u64) -> Result<Self> {
+        Self::create_at(file, 0, pages)
+    }
+
+    /// As [`MappedFile::create`], with an [NVDIMM header](crate::nvdimm) in front.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create_behind_header(file: File, pages: u64) -> Result<Self> {
+        let device = Self::create_at(file, crate::nvdimm::HEADER_BYTES, pages)?;
+        let header = crate::nvdimm::header(pages * PAGE_BYTES);
+        crate::plain::write_all(device.fd(), 0, &header).map_err(|error| Error::File {
+            action: "write the header of",
+            path: path_of(&device.fd),
+            errno: Errno::from_raw_os_error(error.errno()),
+        })?;
+        Ok(device)
+    }
+
+    fn create_at(file: File, start: u64, pages: u64) -> Result<Self> {
         let fd = OwnedFd::from(file);
         let size = pages.saturating_mul(PAGE_BYTES);
         let len = usize::try_from(size).map_err(|_| Error::TooLarge { path: path_of(&fd), bytes: size })?;
@@ -67,21 +89,20 @@ impl MappedFile {
             return Err(Error::Empty { path: path_of(&fd) });
         }
         // Down to nothing first: what the file had before must not show.
-        rustix::fs::ftruncate(&fd, 0).and_then(|()| rustix::fs::ftruncate(&fd, size)).map_err(|errno| Error::File {
-            action: "set the length of",
-            path: path_of(&fd),
-            errno,
-        })?;
-        Self::map(fd, len, Access::ReadWrite, len.div_ceil(STEP))
+        rustix::fs::ftruncate(&fd, 0)
+            .and_then(|()| rustix::fs::ftruncate(&fd, size.saturating_add(start)))
+            .map_err(|errno| Error::File { action: "set the length of", path: path_of(&fd), errno })?;
+        Self::map(fd, start, len, Access::ReadWrite, len.div_ceil(STEP))
     }
 
-    fn map(fd: OwnedFd, len: usize, access: Access, steps: usize) -> Result<Self> {
-        let map = Map::shared(fd.as_fd(), len, access == Access::ReadWrite)
+    fn map(fd: OwnedFd, start: u64, len: usize, access: Access, steps: usize) -> Result<Self> {
+        let map = Map::shared(fd.as_fd(), start, len, access == Access::ReadWrite)
             .map_err(|errno| Error::map(&path_of(&fd), len as u64)(errno))?;
         let words = if steps == 0 { 0 } else { (len / PAGE_SIZE).div_ceil(64) };
         Ok(Self {
             map,
             fd,
+            start,
             access,
             present: (0..steps).map(|_| AtomicBool::new(false)).collect(),
             written: (0..words).map(|_| AtomicU64::new(0)).collect(),
@@ -102,7 +123,7 @@ impl MappedFile {
     pub fn is_whole(&self) -> bool {
         self.map.is_sealed()
             || rustix::fs::fstat(&self.fd)
-                .is_ok_and(|s| u64::try_from(s.st_size).is_ok_and(|n| n >= self.map.len() as u64))
+                .is_ok_and(|s| u64::try_from(s.st_size).is_ok_and(|n| n >= self.start + self.map.len() as u64))
     }
 
     /// Why single stores cannot be made durable in their order, and the device says that it is not persistent; `None` when they
@@ -207,7 +228,7 @@ impl Device for MappedFile {
             return self.write(at, from);
         }
         self.mark_written(range.start, from.len());
-        crate::plain::write_all(self.fd(), at, from)
+        crate::plain::write_all(self.fd(), self.start + at, from)
     }
 
     fn zero(&self, at: u64, len: u64) -> std::result::Result<(), xip_core::Error> {
@@ -237,9 +258,9 @@ impl Device for MappedFile {
     }
 }
 
-/// The length of a file that is to be mapped whole.
-fn map_len(fd: &OwnedFd) -> Result<usize> {
-    let bytes = file_len(fd)?;
+/// The length of a file that is to be mapped from `start` to its end.
+fn map_len(fd: &OwnedFd, start: u64) -> Result<usize> {
+    let bytes = file_len(fd)? - start;
     if !bytes.is_multiple_of(PAGE_BYTES) {
         return Err(Error::NotWholePages { path: path_of(fd), bytes });
     }

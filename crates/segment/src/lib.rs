@@ -21,6 +21,7 @@ mod load;
 mod lock;
 mod memory;
 mod name;
+pub mod nvdimm;
 mod plain;
 mod proc;
 mod segment;

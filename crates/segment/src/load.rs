@@ -78,7 +78,7 @@ impl Image {
         let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let len = usize::try_from(self.size).map_err(|_| short())?;
-        let map = Map::shared(read_only.as_fd(), len, false).map_err(Error::map(&self.path, self.size))?;
+        let map = Map::shared(read_only.as_fd(), 0, len, false).map_err(Error::map(&self.path, self.size))?;
         let content = self.read(progress, |at, bytes| {
             crate::plain::write_all(memory.as_fd(), at, bytes).map_err(|error| match error {
                 xip_core::Error::NoSpace => short(),

@@ -47,9 +47,9 @@ impl Map {
         Ok(Self { start: non_null(start)?, len, writable: true, sealed: false, persistent: false })
     }
 
-    /// The first `len` bytes of an object, shared with all who map it. If it is to be written and is on persistent memory, so that
+    /// The `len` bytes of an object from `offset` on (a whole number of pages), shared with all who map it. If it is to be written and is on persistent memory, so that
     /// stores can be made durable by [`Map::flush`].
-    pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, writable: bool) -> Result<Self> {
+    pub(crate) fn shared(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> Result<Self> {
         // Only a memfd has seals at all. With these two nobody can write to it, nor take its end away, ever again.
         let needed = SealFlags::WRITE | SealFlags::SHRINK;
         let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
@@ -60,7 +60,7 @@ impl Map {
         let start = reserve(len, 0)?;
         // SAFETY: `[start, start + len)` is the reservation, which is ours and unused; `len` is a whole number of pages (callers).
         let start = unsafe {
-            mm::mmap(start, len, prot, flags | MapFlags::FIXED, fd, 0).inspect_err(|_| {
+            mm::mmap(start, len, prot, flags | MapFlags::FIXED, fd, offset).inspect_err(|_| {
                 let _ = mm::munmap(start, len);
             })?
         };

@@ -12,6 +12,8 @@ use xip_core::{Device, Error, PageNo, Properties};
 #[derive(Debug)]
 pub struct PlainFile {
     fd: OwnedFd,
+    /// Where in the file the device begins: behind an NVDIMM header, if it has one.
+    start: u64,
     bytes: u64,
     access: Access,
 }
@@ -23,8 +25,9 @@ impl PlainFile {
     /// It is not a regular file or block device, or is empty; the system's.
     pub fn open(file: impl Into<OwnedFd>, access: Access) -> Result<Self> {
         let fd = file.into();
-        let bytes = file_len(&fd)?;
-        Ok(Self { fd, bytes, access })
+        let start = crate::nvdimm::data_offset(&fd);
+        let bytes = file_len(&fd)? - start;
+        Ok(Self { fd, start, bytes, access })
     }
 
     /// Makes all that was written durable, where the file system is. (The device says it is not persistent: it does
@@ -59,7 +62,7 @@ impl Device for PlainFile {
         let mut done = 0;
         while done < to.len() {
             let byte = at + done as u64;
-            match rustix::io::pread(&self.fd, &mut to[done..], byte) {
+            match rustix::io::pread(&self.fd, &mut to[done..], self.start + byte) {
                 // The rest of the last page.
                 Ok(0) if byte >= self.bytes => {
                     to[done..].fill(0);
@@ -80,7 +83,7 @@ impl Device for PlainFile {
             return Err(Error::ReadOnly);
         }
         check_bytes(at, from.len() as u64, self.pages())?;
-        write_all(self.fd.as_fd(), at, from)
+        write_all(self.fd.as_fd(), self.start + at, from)
     }
 }
 

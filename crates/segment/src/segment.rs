@@ -140,7 +140,12 @@ impl Segment {
         self.fd.as_fd()
     }
 
-    /// Its memory, mapped into this process.
+    /// Where in it the volume begins, in bytes: behind an [NVDIMM header](crate::nvdimm), if the image has one.
+    pub fn data_offset(&self) -> u64 {
+        crate::nvdimm::data_offset(&self.fd)
+    }
+
+    /// Its memory, or what is behind the header, mapped into this process.
     ///
     /// # Errors
     /// The system's: no address space.

@@ -123,7 +123,7 @@ impl Guest {
         if INIT.is_empty() {
             return Err(Error::NoInit);
         }
-        if options.attach == Attach::Memory && !size.is_multiple_of(ALIGNMENT) {
+        if options.attach.is_memory() && !size.is_multiple_of(ALIGNMENT) {
             return Err(Error::Size { bytes: size });
         }
         let mut initramfs = memory_file("xip-initramfs")?;

@@ -34,8 +34,9 @@ pub(crate) fn archive(options: &Options) -> Result<Vec<u8>> {
     }
     let (device, mount) = match options.attach {
         // Metadata is copied to the page cache, and nothing of it ahead: it is memory already.
-        Attach::Memory => ("/dev/pmem0", "dax=always,inode_readahead_blks=0"),
+        Attach::Memory | Attach::Nvdimm => ("/dev/pmem0", "dax=always,inode_readahead_blks=0"),
         Attach::Disk => ("/dev/vda", ""),
+        Attach::Partition => ("/dev/vda1", ""),
     };
     record("device", device.as_ref());
     record("options", mount.as_ref());

@@ -33,8 +33,18 @@ pub enum Attach {
     /// As memory, `virtio-pmem`: in place.
     #[default]
     Memory,
+    /// As memory that is an NVDIMM, read-only by its own word. The segment begins with an NVDIMM header.
+    Nvdimm,
     /// As a disk, `virtio-blk`: to compare.
     Disk,
+    /// As a disk whose first partition is the volume: that of a segment that begins with an NVDIMM header.
+    Partition,
+}
+
+impl Attach {
+    pub(crate) fn is_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::Nvdimm)
+    }
 }
 
 /// A machine, as far as QEMU wants to know. Files are descriptors that QEMU inherits.
@@ -91,7 +101,8 @@ impl Qemu {
             ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"].map(OsString::from).into();
         all.extend(["-kernel".into(), machine.kernel.clone().into_os_string()]);
         let mut add = |option: &str, value: String| all.extend([option.into(), value.into()]);
-        add("-machine", format!("q35,accel={accel}"));
+        let nvdimm = if machine.attach == Attach::Nvdimm { ",nvdimm=on" } else { "" };
+        add("-machine", format!("q35,accel={accel}{nvdimm}"));
         add("-cpu", cpu.into());
         // The segment stands in addresses behind the guest's own memory, which must be reserved.
         let reserved = memory.saturating_add(*size).div_ceil(1024 * MIB) * 1024 + 1024;
@@ -101,12 +112,16 @@ impl Qemu {
         add("-chardev", format!("socket,id=console,fd={console}"));
         add("-serial", "chardev:console".into());
         match machine.attach {
-            Attach::Memory => {
+            Attach::Memory | Attach::Nvdimm => {
                 let object = format!("id=segment,share=on,readonly=on,mem-path=/proc/self/fd/{segment},size={size}");
                 add("-object", format!("memory-backend-file,{object}"));
-                add("-device", "virtio-pmem-pci,memdev=segment".into());
+                let device = match machine.attach {
+                    Attach::Nvdimm => "nvdimm,memdev=segment,unarmed=on",
+                    _ => "virtio-pmem-pci,memdev=segment",
+                };
+                add("-device", device.into());
             }
-            Attach::Disk => {
+            Attach::Disk | Attach::Partition => {
                 let drive = format!("file=/proc/self/fd/{segment},format=raw,if=none,id=segment,readonly=on");
                 add("-drive", drive);
                 add("-device", "virtio-blk-pci,drive=segment".into());

@@ -72,6 +72,10 @@ pub(crate) struct Args {
     #[arg(long)]
     no_sync: bool,
 
+    /// Put an NVDIMM header of 2 MiB in front of the volume, for hypervisors that show an image as an NVDIMM (QEMU's nvdimm, Kata)
+    #[arg(long)]
+    nvdimm_header: bool,
+
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -134,6 +138,7 @@ impl Args {
             exclude: self.exclude,
             source_date_epoch: source_date_epoch()?,
             sync: !self.no_sync,
+            nvdimm_header: self.nvdimm_header,
             ..Build::default()
         };
         let progress = Progress::new(&Interrupt::catch()?);

@@ -56,6 +56,8 @@ const MOST_HELD: usize = 32;
 /// All files of the volume that were mapped.
 pub(super) struct Files<'a> {
     volume: &'a Volume,
+    /// Where in the segment the volume begins, in bytes.
+    start: u64,
     mounts: Mounts,
     known: HashMap<u64, Known>,
     /// The mount namespace of the run.
@@ -67,8 +69,17 @@ pub(super) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(volume: &'a Volume, mounts: Mounts, session: &'a Session) -> Self {
-        Self { volume, mounts, known: HashMap::new(), home: None, session, processes: HashMap::new(), closing: None }
+    pub(super) fn new(volume: &'a Volume, start: u64, mounts: Mounts, session: &'a Session) -> Self {
+        Self {
+            volume,
+            start,
+            mounts,
+            known: HashMap::new(),
+            home: None,
+            session,
+            processes: HashMap::new(),
+            closing: None,
+        }
     }
 
     /// What descriptor `fd` of a thread is. `alone`: the thread is all of its process.
@@ -184,7 +195,12 @@ impl<'a> Files<'a> {
         };
         let (known, file) = file;
         match file.layout(PageIndex(request.first), request.pages) {
-            Ok(runs) => plan(request, Layout { size: file.len(), tail_is_zero: known.tail_is_zero, runs: &runs }),
+            Ok(runs) => {
+                let layout = Layout { size: file.len(), tail_is_zero: known.tail_is_zero, runs: &runs };
+                let mut plan = plan(request, layout);
+                plan.pieces.iter_mut().for_each(|piece| piece.storage += self.start);
+                plan
+            }
             Err(_) => {
                 let pages = file.len().div_ceil(xip::PAGE_BYTES).saturating_sub(request.first).min(request.pages);
                 Plan { pieces: Vec::new(), left: vec![(Reason::Volume, pages * xip::PAGE_BYTES)] }

@@ -120,7 +120,7 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
             placed: BTreeMap::new(),
             cookie,
             stub: Rc::new(RefCell::new(Stub::new().map_err(setup("make shared memory"))?)),
-            files: Files::new(volume, mounts, &session),
+            files: Files::new(volume, xip_segment::nvdimm::data_offset(segment), mounts, &session),
             instruction_at: None,
             report: Report { traced: true, ..Report::default() },
             notice: options.notice,

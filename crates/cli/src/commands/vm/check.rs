@@ -65,8 +65,11 @@ impl Args {
         let (qemu, kernel) = self.machine.prerequisites()?;
         let (segment, _) = segment(&self.source, false)?;
         say_if_slow(&qemu, output);
-        let options =
-            Options { program: self.program.clone(), sample: Some(self.files), ..self.machine.options(kernel) };
+        let options = Options {
+            program: self.program.clone(),
+            sample: Some(self.files),
+            ..self.machine.options(kernel, &segment)
+        };
         let (mut guest, streams) = Guest::start(&qemu, segment.fd(), segment.info().size, &options)?;
         let carried = [streams.output, streams.errors].map(|stream| thread::spawn(|| carry(stream, io::stderr())));
         drop(streams.input);

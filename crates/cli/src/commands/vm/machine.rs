@@ -41,12 +41,17 @@ impl Machine {
         }
     }
 
-    /// A guest that runs nothing yet.
-    pub(crate) fn options(&self, kernel: Kernel) -> Options {
+    /// A guest that has the segment, and runs nothing yet.
+    pub(crate) fn options(&self, kernel: Kernel, segment: &Segment) -> Options {
         Options {
             kernel,
             memory: self.memory,
-            attach: if self.page_cache { Attach::Disk } else { Attach::Memory },
+            attach: match (segment.data_offset() > 0, self.page_cache) {
+                (false, false) => Attach::Memory,
+                (true, false) => Attach::Nvdimm,
+                (false, true) => Attach::Disk,
+                (true, true) => Attach::Partition,
+            },
             overlay: false,
             terminal: None,
             workdir: "/".into(),

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use xip_vm::{End, Guest, Handle, Kernel, Options, Streams};
+use xip_vm::{End, Guest, Handle, Options, Streams};
 
 use super::machine::{Machine, say_if_slow, segment};
 use crate::commands::RUN_FAILED as OUR_OWN;
@@ -87,9 +87,14 @@ impl Args {
         let terminal = self.count == 1 && io::stdin().is_terminal() && io::stdout().is_terminal();
         let terminal =
             if terminal { tcgetwinsize(io::stdout()).ok().map(|size| (size.ws_row, size.ws_col)) } else { None };
-        let options = self.options(kernel, terminal)?;
+        let environment = self.environment(terminal.is_some())?;
         let (segment, lease) = segment(&self.source, self.rm)?;
         say_if_slow(&qemu, output);
+        let mut options = self.machine.options(kernel, &segment);
+        // Of several of one name, the last counts.
+        options.environment.extend(environment);
+        let (workdir, program) = (self.workdir.clone(), self.program.clone());
+        let options = Options { overlay: self.overlay, terminal, workdir, program, ..options };
         let size = segment.info().size;
         // Before there is a guest: a signal that comes from here on ends it, or reaches its program.
         let waiting = Waiting::begin()?;
@@ -128,21 +133,18 @@ impl Args {
         ends.into_iter().map(|end| end.map_err(|_| lost())?).collect()
     }
 
-    fn options(&self, kernel: Kernel, terminal: Option<(u16, u16)>) -> Result<Options, Failure> {
-        let mut options = self.machine.options(kernel);
-        options
-            .environment
-            .extend(std::env::var_os("TERM").filter(|_| terminal.is_some()).map(|kind| ("TERM".into(), kind)));
+    /// What is set besides what every guest has.
+    fn environment(&self, terminal: bool) -> Result<Vec<(OsString, OsString)>, Failure> {
+        let kind = std::env::var_os("TERM").filter(|_| terminal);
+        let mut environment: Vec<(OsString, OsString)> = kind.map(|kind| ("TERM".into(), kind)).into_iter().collect();
         for variable in &self.env {
             let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
                 return Err(Failure::new(format!("--env {variable}: a variable is NAME=VALUE"))
                     .with_code(crate::failure::USAGE));
             };
-            options.environment.retain(|(known, _)| known != name);
-            options.environment.push((name.into(), value.into()));
+            environment.push((name.into(), value.into()));
         }
-        let (workdir, program) = (self.workdir.clone(), self.program.clone());
-        Ok(Options { overlay: self.overlay, terminal, workdir, program, ..options })
+        Ok(environment)
     }
 }
 
