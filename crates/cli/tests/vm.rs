@@ -208,6 +208,75 @@ fn an_image_with_an_nvdimm_header_is_a_read_only_nvdimm_and_runs_everywhere() {
     assert!(host.err.contains("libc.so.6") && !host.err.contains("in place: 0 B"), "{}", host.err);
 }
 
+/// By virtio-fs: what the program writes is on the host; a place for it must be in the image, or an overlay makes one.
+#[test]
+fn a_shared_directory_is_seen_and_written() {
+    let guests = Guests::new();
+    let shared = guests.place.path("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("in"), "from the host\n").unwrap();
+    let ran = guests.run(
+        &["--share", &format!("{}:/tmp/in/here", text(&shared)), "--overlay", "--workdir", "/tmp/in/here"],
+        "cat in; echo from the guest > out",
+        "",
+    );
+    assert_eq!(ran.out, "from the host\n", "{}", ran.err);
+    assert_eq!(fs::read_to_string(shared.join("out")).unwrap(), "from the guest\n");
+    let nowhere = guests.run(&["--share", text(&shared)], "cat /mnt/in", "");
+    assert_eq!(nowhere.output.status.code(), Some(125), "{}", nowhere.err);
+    nowhere.says("no directory /mnt").says("--overlay");
+    guests.run(&["--share", text(&guests.image)], "true", "").says("Not a directory");
+}
+
+/// What is printed for QEMU starts a guest; for the others it has only what they document: the keys are those of Cloud Hypervisor's
+/// `PmemConfig` (its OpenAPI description), crosvm's `PmemOption`, and Firecracker's docs/pmem.md and OpenAPI description.
+#[test]
+fn the_command_line_for_qemu_boots_and_those_for_others_have_documented_options_only() {
+    let guests = Guests::new();
+    let initramfs = guests.place.path("guest, 1.img");
+    let args = |vmm: &str| {
+        let all = ["vm", "args", text(&guests.image), "--vmm", vmm, "--json", "--initramfs", text(&initramfs)];
+        let script = ["--", "sh", "-c", "cat /etc/motd; stty size < /dev/ttyS0 > /dev/null && echo a terminal"];
+        Ran::from(guests.xip([&all[..], &script].concat()).output().unwrap()).succeeds().json()
+    };
+    let words = |vmm: &str| {
+        let words = args(vmm);
+        words.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let qemu = words("qemu");
+    let ran = Command::new(&qemu[0]).args(&qemu[1..]).stdin(Stdio::null()).output().unwrap();
+    let console = String::from_utf8_lossy(&ran.stdout);
+    assert!(console.contains("one copy") && console.contains("a terminal"), "{console}");
+
+    let value_of = |words: &[String], option: &str| {
+        let at = words.iter().position(|word| word == option).unwrap_or_else(|| panic!("{option} in {words:?}"));
+        words[at + 1].clone()
+    };
+    let keys = |value: &str| -> Vec<String> {
+        value.split(',').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key).to_owned()).collect()
+    };
+    let cloud = words("cloud-hypervisor");
+    let pmem = value_of(&cloud, "--pmem");
+    assert_eq!(keys(&pmem), ["file", "discard_writes"]);
+    assert!(value_of(&cloud, "--kernel").contains("vmlinuz-") && value_of(&cloud, "--memory") == "size=512M");
+    assert_eq!(value_of(&cloud, "--initramfs"), text(&initramfs));
+    assert_eq!(fs::metadata(&initramfs).unwrap().len() % 4, 0, "an archive is padded");
+
+    let crosvm = words("crosvm");
+    assert_eq!(crosvm[..2], ["crosvm", "run"]);
+    assert_eq!(keys(&value_of(&crosvm, "--pmem"))[1..], ["ro"]);
+
+    let firecracker = args("firecracker");
+    let keys: Vec<_> = firecracker.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["boot-source", "drives", "machine-config", "pmem"]);
+    let pmem = &firecracker["pmem"][0];
+    let keys: Vec<_> = pmem.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["id", "path_on_host", "read_only", "root_device"]);
+    let segment = pmem["path_on_host"].as_str().unwrap();
+    assert_eq!(fs::metadata(segment).unwrap().len(), fs::metadata(&guests.image).unwrap().len());
+    assert!(fs::read(segment).unwrap() == fs::read(&guests.image).unwrap(), "another file than the segment");
+}
+
 #[test]
 fn an_overlay_takes_what_is_written_and_a_signal_ends_the_program() {
     let guests = Guests::new();

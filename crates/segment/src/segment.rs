@@ -140,6 +140,15 @@ impl Segment {
         self.fd.as_fd()
     }
 
+    /// A name by which programs of this user can open its memory, as long as its holder is there: until it is removed. `None` when
+    /// the holder has ended, or may not be looked at.
+    pub fn path(&self) -> Option<PathBuf> {
+        let id = self.id();
+        let open =
+            std::fs::read_dir(format!("/proc/{}/fd", self.info.holder)).ok()?.flatten().map(|entry| entry.path());
+        open.into_iter().find(|path| rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == id))
+    }
+
     /// Where in it the volume begins, in bytes: behind an [NVDIMM header](crate::nvdimm), if the image has one.
     pub fn data_offset(&self) -> u64 {
         crate::nvdimm::data_offset(&self.fd)

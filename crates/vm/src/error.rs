@@ -18,6 +18,11 @@ pub enum Error {
         /// What was looked for on `PATH`.
         program: &'static str,
     },
+    /// There is nothing that serves a directory to guests: `ENOENT`.
+    #[error(
+        "virtiofsd is not installed; a shared directory needs it (Debian: virtiofsd, or qemu-system-common before version 13)"
+    )]
+    NoVirtiofsd,
     /// Guests are made for x86-64 hosts only, so far: `ENOSYS`.
     #[error("guests are x86-64 machines, and this one is {0}")]
     Architecture(&'static str),

@@ -1,10 +1,11 @@
 //! One guest: started, spoken with, waited for.
 
 use crate::error::{Doing, Error, Result};
-use crate::job::{INIT, archive};
+use crate::job::archive;
 use crate::kernel::Kernel;
-use crate::qemu::{Attach, Machine, Qemu};
+use crate::qemu::{ALIGNMENT, Attach, Machine, Qemu, inherited as path_of};
 use crate::said::{Ended, Mounted, Said, refused};
+use crate::share::{Serving, Share};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, dup};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -21,8 +22,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Memory devices are multiples of this.
-const ALIGNMENT: u64 = 2 << 20;
 /// How much of what the kernel said is shown when a guest is lost.
 const LAST_LINES: usize = 8;
 const KEPT: usize = 16 << 10;
@@ -50,8 +49,25 @@ pub struct Options {
     pub environment: Vec<(OsString, OsString)>,
     /// The program and its arguments; without a slash it is looked for on the `PATH` of the environment. Empty: none is run.
     pub program: Vec<OsString>,
+    /// How it and the host talk.
+    pub talk: Talk,
+    /// A directory of the host that the program sees.
+    pub share: Option<Share>,
     /// At the end, so many files are asked for whether they are in place.
     pub sample: Option<u32>,
+}
+
+/// How a guest and its host talk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Talk {
+    /// By ports of a virtio console, as [`Guest`] does.
+    #[default]
+    Ports,
+    /// The program has the kernel's console, and nobody is told how it ends: for guests that others start.
+    Console {
+        /// At the end it restarts instead of powering off, which is how a guest of Firecracker ends.
+        restart: bool,
+    },
 }
 
 /// What the program reads and writes.
@@ -110,6 +126,8 @@ pub struct Guest {
     control: BufReader<UnixStream>,
     console: Console,
     outputs: [Arc<Progress>; 2],
+    /// Who serves a directory to it.
+    _serving: Option<Serving>,
     /// A socket that is closed at this end has QEMU drop what it has not read yet.
     _input: UnixStream,
 }
@@ -120,9 +138,6 @@ impl Guest {
     /// # Errors
     /// [`Error::Size`], [`Error::NoInit`], [`Error::System`].
     pub fn start(qemu: &Qemu, segment: BorrowedFd<'_>, size: u64, options: &Options) -> Result<(Self, Streams)> {
-        if INIT.is_empty() {
-            return Err(Error::NoInit);
-        }
         if options.attach.is_memory() && !size.is_multiple_of(ALIGNMENT) {
             return Err(Error::Size { bytes: size });
         }
@@ -130,6 +145,8 @@ impl Guest {
         initramfs.write_all(&archive(options)?).doing(|| "write the guest's first file system".into())?;
         check_memory(options.memory, size)?;
         let (console, for_console) = Console::begin()?;
+        let messages = || for_console.try_clone().map(OwnedFd::from).doing(|| "copy a descriptor".into());
+        let serving = options.share.as_ref().map(|share| Serving::start(share, messages()?)).transpose()?;
         let pair = || UnixStream::pair().doing(|| "make a socket".into());
         let lines = [pair()?, pair()?, pair()?, pair()?];
         let [control, input, out, errors] = lines;
@@ -147,12 +164,13 @@ impl Guest {
         let machine = Machine {
             kernel: options.kernel.image().into(),
             memory: options.memory,
-            initramfs: inherit(initramfs.as_fd())?,
-            console: inherit(for_console.as_fd())?,
-            segment: inherit(segment)?,
+            initramfs: path_of(inherit(initramfs.as_fd())?),
+            console: Some(inherit(for_console.as_fd())?),
+            segment: path_of(inherit(segment)?),
             size,
             attach: options.attach,
             ports: ports.iter().map(|(name, end)| Ok((*name, inherit(end.as_fd())?))).collect::<Result<_>>()?,
+            share: serving.as_ref().map(|(_, line)| inherit(line.as_fd())).transpose()?,
         };
         let mut command = qemu.command(&machine);
         tracing::debug!("{command:?}");
@@ -165,7 +183,17 @@ impl Guest {
         let to = if options.terminal.is_some() { out.0.try_clone() } else { input.0.try_clone() };
         let to = to.doing(|| "copy a descriptor".into())?;
         let streams = Streams { input: to, output: output(out.0, &outputs[0]), errors: output(errors.0, &outputs[1]) };
-        Ok((Self { qemu, control: BufReader::new(control.0), console, outputs, _input: input.0 }, streams))
+        Ok((
+            Self {
+                qemu,
+                control: BufReader::new(control.0),
+                console,
+                outputs,
+                _serving: serving.map(|(serving, _)| serving),
+                _input: input.0,
+            },
+            streams,
+        ))
     }
 
     /// For signals and sizes of terminals.

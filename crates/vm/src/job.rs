@@ -1,7 +1,7 @@
 //! What a guest is told, in its first file system: `/job`, records of `key value`, each ended by a zero byte.
 
-use crate::error::{Doing, Result};
-use crate::guest::Options;
+use crate::error::{Doing, Error, Result};
+use crate::guest::{Options, Talk};
 use crate::initramfs::Archive;
 use crate::qemu::Attach;
 use std::ffi::OsStr;
@@ -10,10 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The guest's first program, linked statically; empty where it could not be built.
-pub(crate) const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
 /// The guest's first file system: the first program, modules, and what it is to do.
 pub(crate) fn archive(options: &Options) -> Result<Vec<u8>> {
+    if INIT.is_empty() {
+        return Err(Error::NoInit);
+    }
     let mut archive = Archive::default();
     let mut job = Vec::new();
     let mut record = |key: &str, value: &OsStr| {
@@ -46,6 +49,14 @@ pub(crate) fn archive(options: &Options) -> Result<Vec<u8>> {
     }
     if let Some((rows, columns)) = options.terminal {
         record("terminal", format!("{rows} {columns}").as_ref());
+    }
+    if let Some(share) = &options.share {
+        record("share", share.inside.as_os_str());
+    }
+    match options.talk {
+        Talk::Ports => {}
+        Talk::Console { restart: false } => record("console", OsStr::new("")),
+        Talk::Console { restart: true } => record("console", "restart".as_ref()),
     }
     if let Some(files) = options.sample {
         record("sample", files.to_string().as_ref());

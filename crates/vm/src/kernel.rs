@@ -9,20 +9,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules that a guest needs where they are not part of the kernel, each after those it needs itself.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "virtio",
     "virtio_ring",
+    // How Firecracker attaches devices.
+    "virtio_mmio",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_console",
     "libnvdimm",
+    // `nd_pmem` needs it, wanted or not.
     "nd_btt",
     "nd_virtio",
     "nd_pmem",
     "virtio_pmem",
     "virtio_blk",
     "overlay",
+    // QEMU's `nvdimm` is found by ACPI.
     "nfit",
 ];
 
@@ -85,7 +89,7 @@ impl Kernel {
     fn at(image: &Path) -> Result<Self> {
         let image = image.canonicalize().doing(|| format!("use the kernel {}", image.display()))?;
         let name = image.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        let version = name.strip_prefix("vmlinuz-").unwrap_or(name);
+        let version = name.strip_prefix("vmlinuz-").or_else(|| name.strip_prefix("vmlinux-")).unwrap_or(name);
         let boot = image.parent().unwrap_or(Path::new("/"));
         let top = boot.parent().unwrap_or(Path::new("/"));
         let places =

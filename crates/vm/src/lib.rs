@@ -8,11 +8,14 @@
 //! | `said` | what it answers |
 //! | `initramfs` | the format of the guest's first file system |
 //! | `qemu` | the command line of QEMU |
+//! | `share` | a directory of the host, shown in a guest |
+//! | `describe` | command lines and configurations for those who start guests themselves |
 //! | `guest` | one guest: started, spoken with, waited for |
 //!
 //! `docs/guests.md` is the page for users. `init/` is the guest's first program.
 #![forbid(unsafe_code)]
 
+mod describe;
 mod error;
 mod guest;
 mod initramfs;
@@ -20,9 +23,12 @@ mod job;
 mod kernel;
 mod qemu;
 mod said;
+mod share;
 
+pub use describe::{Description, Vmm, describe, initramfs};
 pub use error::{Error, Result};
-pub use guest::{Guest, Handle, Options, Output, Streams};
+pub use guest::{Guest, Handle, Options, Output, Streams, Talk};
 pub use kernel::{Kernel, cache, fetch};
 pub use qemu::{Accelerator, Attach, Qemu};
 pub use said::{End, Ended, Figures, Mounted, Sample};
+pub use share::Share;

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,20 +47,30 @@ impl Attach {
     }
 }
 
-/// A machine, as far as QEMU wants to know. Files are descriptors that QEMU inherits.
+/// A machine, as far as QEMU wants to know.
 pub(crate) struct Machine {
     pub(crate) kernel: PathBuf,
     pub(crate) memory: u64,
-    pub(crate) initramfs: i32,
-    pub(crate) console: i32,
-    pub(crate) segment: i32,
+    pub(crate) initramfs: PathBuf,
+    /// The kernel's console: a socket that QEMU inherits, or its own input and output.
+    pub(crate) console: Option<i32>,
+    pub(crate) segment: PathBuf,
     pub(crate) size: u64,
     pub(crate) attach: Attach,
-    /// The ports' names, and the sockets at their other ends.
+    /// The ports' names, and the sockets at their other ends, which QEMU inherits.
     pub(crate) ports: Vec<(&'static str, i32)>,
+    /// The socket of a `virtiofsd`, which QEMU inherits.
+    pub(crate) share: Option<i32>,
+}
+
+/// What QEMU opens as the descriptor that it inherits.
+pub(crate) fn inherited(fd: i32) -> PathBuf {
+    format!("/proc/self/fd/{fd}").into()
 }
 
 const MIB: u64 = 1 << 20;
+/// Memory devices are multiples of this.
+pub(crate) const ALIGNMENT: u64 = 2 << 20;
 
 impl Qemu {
     /// QEMU on `PATH`, with KVM where it works.
@@ -78,6 +88,11 @@ impl Qemu {
         Ok(Self { program, accelerator })
     }
 
+    /// One that is not installed here.
+    pub(crate) fn somewhere(accelerator: Accelerator) -> Self {
+        Self { program: PROGRAM.into(), accelerator }
+    }
+
     /// What executes guests here.
     pub fn accelerator(&self) -> Accelerator {
         self.accelerator
@@ -91,8 +106,12 @@ impl Qemu {
         command
     }
 
-    fn arguments(&self, machine: &Machine) -> Vec<OsString> {
-        let Machine { memory, initramfs, console, segment, size, .. } = machine;
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn arguments(&self, machine: &Machine) -> Vec<OsString> {
+        let Machine { memory, console, size, .. } = machine;
         let (accel, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Emulation => ("tcg", "max"),
@@ -102,18 +121,25 @@ impl Qemu {
         all.extend(["-kernel".into(), machine.kernel.clone().into_os_string()]);
         let mut add = |option: &str, value: String| all.extend([option.into(), value.into()]);
         let nvdimm = if machine.attach == Attach::Nvdimm { ",nvdimm=on" } else { "" };
-        add("-machine", format!("q35,accel={accel}{nvdimm}"));
+        let shared = if machine.share.is_some() { ",memory-backend=memory" } else { "" };
+        add("-machine", format!("q35,accel={accel}{nvdimm}{shared}"));
         add("-cpu", cpu.into());
         // The segment stands in addresses behind the guest's own memory, which must be reserved.
         let reserved = memory.saturating_add(*size).div_ceil(1024 * MIB) * 1024 + 1024;
-        add("-m", format!("{}M,slots=1,maxmem={reserved}M", memory.div_ceil(MIB)));
-        add("-initrd", format!("/proc/self/fd/{initramfs}"));
+        let memory = memory.div_ceil(MIB);
+        add("-m", format!("{memory}M,slots=1,maxmem={reserved}M"));
         add("-append", "console=ttyS0 quiet panic=-1".into());
-        add("-chardev", format!("socket,id=console,fd={console}"));
-        add("-serial", "chardev:console".into());
+        match console {
+            Some(fd) => {
+                add("-chardev", format!("socket,id=console,fd={fd}"));
+                add("-serial", "chardev:console".into());
+            }
+            None => add("-serial", "stdio".into()),
+        }
+        let segment = option_value(&machine.segment);
         match machine.attach {
             Attach::Memory | Attach::Nvdimm => {
-                let object = format!("id=segment,share=on,readonly=on,mem-path=/proc/self/fd/{segment},size={size}");
+                let object = format!("id=segment,share=on,readonly=on,mem-path={segment},size={size}");
                 add("-object", format!("memory-backend-file,{object}"));
                 let device = match machine.attach {
                     Attach::Nvdimm => "nvdimm,memdev=segment,unarmed=on",
@@ -122,18 +148,31 @@ impl Qemu {
                 add("-device", device.into());
             }
             Attach::Disk | Attach::Partition => {
-                let drive = format!("file=/proc/self/fd/{segment},format=raw,if=none,id=segment,readonly=on");
-                add("-drive", drive);
+                add("-drive", format!("file={segment},format=raw,if=none,id=segment,readonly=on"));
                 add("-device", "virtio-blk-pci,drive=segment".into());
             }
         }
-        add("-device", "virtio-serial-pci".into());
+        if !machine.ports.is_empty() {
+            add("-device", "virtio-serial-pci".into());
+        }
         for (name, fd) in &machine.ports {
             add("-chardev", format!("socket,id={name},fd={fd}"));
             add("-device", format!("virtserialport,chardev={name},name={name}"));
         }
+        if let Some(fd) = machine.share {
+            // Whoever serves the directory writes into the guest's memory.
+            add("-object", format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
+            add("-chardev", format!("socket,id=share,fd={fd}"));
+            add("-device", "vhost-user-fs-pci,chardev=share,tag=share".into());
+        }
+        all.extend(["-initrd".into(), machine.initramfs.clone().into_os_string()]);
         all
     }
+}
+
+/// A file name in an option of QEMU, where a comma is written twice.
+fn option_value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 /// Asks QEMU itself, by a machine that is about to run: `/dev/kvm` may be there, and even open, and yet no processor can be had

@@ -20,6 +20,12 @@ pub(crate) struct Job {
     pub(crate) terminal: Option<(u16, u16)>,
     pub(crate) workdir: PathBuf,
     pub(crate) environment: Vec<(OsString, OsString)>,
+    /// Where the host's directory is to be shown.
+    pub(crate) share: Option<PathBuf>,
+    /// There are no ports: the program has the kernel's console.
+    pub(crate) console: bool,
+    /// The guest ends by restarting.
+    pub(crate) restart: bool,
     /// At the end, so many files are looked at.
     pub(crate) sample: Option<usize>,
     /// The program, and its arguments; none is run if there is none.
@@ -46,6 +52,8 @@ impl Job {
                         .and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
                     job.terminal = Some(size.unwrap_or((24, 80)));
                 }
+                b"share" => job.share = Some(value.into()),
+                b"console" => (job.console, job.restart) = (true, value == "restart"),
                 b"sample" => job.sample = value.to_string_lossy().parse().ok(),
                 b"workdir" => job.workdir = value.into(),
                 b"argument" => job.program.push(value),

@@ -41,19 +41,28 @@ fn main() -> ExitCode {
         eprintln!("this is the first program of a guest: xip vm run starts it");
         return ExitCode::FAILURE;
     }
-    if let Err(error) = guest() {
+    let end = guest().unwrap_or_else(|error| {
         // Nobody to tell but the kernel's console, of which the host shows the end.
         eprintln!("xip: {error}");
-    }
+        RebootCommand::PowerOff
+    });
     rustix::fs::sync();
-    let _ = reboot(RebootCommand::PowerOff);
+    let _ = reboot(end);
     ExitCode::FAILURE
 }
 
-fn guest() -> Result<()> {
+fn guest() -> Result<RebootCommand> {
     root::prepare()?;
     let job = Job::read()?;
     root::load_modules(&job.modules)?;
+    if job.console {
+        let done = root::mount_volume(&job).and_then(|_| {
+            root::enter(&job)?;
+            run::run_on_console(&job)
+        });
+        done.unwrap_or_else(|error| eprintln!("xip: {error}"));
+        return Ok(if job.restart { RebootCommand::Restart } else { RebootCommand::PowerOff });
+    }
     let Ports { mut control, streams } = Ports::find()?;
     let listener = run::listen(&control)?;
     let figures = Figures::begin()?;
@@ -77,5 +86,5 @@ fn guest() -> Result<()> {
     }
     // The host has what was sent when it has read it, which only the host knows.
     listener.wait();
-    Ok(())
+    Ok(RebootCommand::PowerOff)
 }

@@ -180,5 +180,16 @@ pub(crate) fn enter(job: &Job) -> Result<()> {
     chdir(root).tried("cannot enter the volume")?;
     mount_move(".", "/").tried("cannot make the volume the root")?;
     chroot(".").tried("cannot make the volume the root")?;
-    chdir("/").tried("cannot enter the volume")
+    chdir("/").tried("cannot enter the volume")?;
+    let Some(inside) = &job.share else { return Ok(()) };
+    if job.overlay {
+        fs::create_dir_all(inside).tried(format_args!("cannot make {}", inside.display()))?;
+    }
+    if !inside.is_dir() {
+        return Err(format!(
+            "the image has no directory {} to show the shared one at: name another, or use --overlay",
+            inside.display()
+        ));
+    }
+    mount_at("share", inside, "virtiofs", MountFlags::NOSUID | MountFlags::NODEV, "")
 }

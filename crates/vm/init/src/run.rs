@@ -4,7 +4,7 @@ use crate::job::Job;
 use crate::ports::{Control, Streams, carry_in, carry_out};
 use crate::{Result, Tried};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -59,12 +59,7 @@ impl Listener {
 
 /// Runs the program until it ends; how it did, and how many bytes of output went to the host before.
 pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams: Streams) -> Result<String> {
-    std::env::set_current_dir(&job.workdir)
-        .tried(format_args!("cannot change to the directory {}", job.workdir.display()))?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(SESSION).arg(if job.terminal.is_some() { WITH_TERMINAL } else { "streams" }).args(&job.program);
-    command.env_clear().envs(job.environment.iter().map(|(name, value)| (name, value)));
-
+    let mut command = command(job, job.terminal.is_some())?;
     let ended = Arc::new(AtomicBool::new(false));
     let out = |from, port| carry_out(from, port, Arc::clone(&ended));
     let Streams { input, output, errors } = streams;
@@ -89,14 +84,7 @@ pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams
     let main = Pid::from_raw(i32::try_from(child.id()).tried("a process number")?).ok_or("a process number of 0")?;
     let _ = listener.running.set((main, terminal));
     control.say("started");
-    let status = loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid == main => break status,
-            // Somebody's orphan.
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(format!("cannot wait for the program: {error}")),
-        }
-    };
+    let status = wait_for(main)?;
     // Who was left behind does not keep the guest.
     ended.store(true, Ordering::Release);
     let mut sent = carried.into_iter().map(|carrying| carrying.join().unwrap_or(0));
@@ -105,6 +93,44 @@ pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams
         (Some(code), _) => format!("status={code} {sent}"),
         (None, signal) => format!("signal={} {sent}", signal.unwrap_or(Signal::KILL.as_raw())),
     })
+}
+
+/// Runs the program on the kernel's console until it ends.
+pub(crate) fn run_on_console(job: &Job) -> Result<()> {
+    // `/dev/console` stands for it and can be nobody's terminal.
+    let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let name = active.split_ascii_whitespace().next_back().unwrap_or("console");
+    let console =
+        OpenOptions::new().read(true).write(true).open(format!("/dev/{name}")).tried("cannot open the console")?;
+    let copy = || console.try_clone().map(Stdio::from).tried("cannot use the console");
+    let child = command(job, true)?.stdin(copy()?).stdout(copy()?).stderr(copy()?).spawn();
+    let child = child.tried("cannot start a process")?;
+    let main = Pid::from_raw(i32::try_from(child.id()).tried("a process number")?).ok_or("a process number of 0")?;
+    wait_for(main)?;
+    // What it wrote last is not to be lost with the machine.
+    let _ = rustix::termios::tcdrain(&console);
+    Ok(())
+}
+
+/// The program, in a session of its own.
+fn command(job: &Job, terminal: bool) -> Result<Command> {
+    std::env::set_current_dir(&job.workdir)
+        .tried(format_args!("cannot change to the directory {}", job.workdir.display()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(SESSION).arg(if terminal { WITH_TERMINAL } else { "streams" }).args(&job.program);
+    command.env_clear().envs(job.environment.iter().map(|(name, value)| (name, value)));
+    Ok(command)
+}
+
+/// Waits for the program, and for everybody's orphans meanwhile.
+fn wait_for(main: Pid) -> Result<WaitStatus> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == main => return Ok(status),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(format!("cannot wait for the program: {error}")),
+        }
+    }
 }
 
 /// What the host wants of a program that runs.

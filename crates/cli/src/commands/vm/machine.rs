@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use xip_segment::{Lease, Segment};
-use xip_vm::{Accelerator, Attach, Kernel, Options, Qemu};
+use xip_vm::{Accelerator, Attach, Kernel, Options, Qemu, Talk};
 
 use crate::commands::segments;
 use crate::failure::Failure;
@@ -29,7 +29,12 @@ pub(crate) struct Machine {
 impl Machine {
     /// What a guest needs, to be asked for before an image is loaded for it.
     pub(crate) fn prerequisites(&self) -> Result<(Qemu, Kernel), Failure> {
-        Ok((Qemu::find()?, Kernel::find(self.kernel.as_deref())?))
+        Ok((Qemu::find()?, self.kernel()?))
+    }
+
+    /// The guest's kernel.
+    pub(crate) fn kernel(&self) -> Result<Kernel, Failure> {
+        Ok(Kernel::find(self.kernel.as_deref())?)
     }
 
     /// What to do when something is not in place.
@@ -60,6 +65,8 @@ impl Machine {
                 ("HOME".into(), "/root".into()),
             ],
             program: Vec::new(),
+            talk: Talk::Ports,
+            share: None,
             sample: None,
         }
     }

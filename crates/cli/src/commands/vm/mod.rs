@@ -1,5 +1,6 @@
 //! `xip vm`: guests that execute programs in place.
 
+mod args;
 mod check;
 mod kernel;
 mod machine;
@@ -17,7 +18,8 @@ Examples:
   xip vm kernel                         get a kernel for guests, once
   xip vm run debian -- python3 -V       run a program in a guest, in place
   xip vm run debian --count 4 -- uname  four guests, one copy
-  xip vm check debian                   is it really in place?";
+  xip vm check debian                   is it really in place?
+  xip vm args debian --vmm firecracker --initramfs guest.img";
 
 /// Run programs in guests, from the segment that processes of the host use
 #[derive(clap::Args)]
@@ -31,6 +33,7 @@ pub(crate) struct Args {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Args(args::Args),
     Kernel(kernel::Args),
 }
 
@@ -39,6 +42,7 @@ impl Args {
         match self.command {
             Command::Run(args) => args.run(output),
             Command::Check(args) => args.run(output).map(|()| ExitCode::SUCCESS),
+            Command::Args(args) => args.run(output).map(|()| ExitCode::SUCCESS),
             Command::Kernel(args) => args.run(output).map(|()| ExitCode::SUCCESS),
         }
     }

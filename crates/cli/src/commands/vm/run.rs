@@ -1,8 +1,9 @@
 //! `xip vm run`: a program in a guest, or in several.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use xip_vm::{End, Guest, Handle, Options, Streams};
+use xip_vm::{End, Guest, Handle, Options, Share, Streams};
 
 use super::machine::{Machine, say_if_slow, segment};
 use crate::commands::RUN_FAILED as OUR_OWN;
@@ -31,6 +33,7 @@ be executed; 127: it is not in the image.\n\n\
 Examples:
   xip vm run debian -- python3 -c 'print(6 * 7)'
   xip vm run debian --overlay -- sh -c 'echo gone afterwards > /etc/motd'
+  xip vm run debian --share $PWD --workdir /mnt -- gcc -c main.c
   xip vm run debian --count 4 --memory 256M -- perl -e 1";
 
 /// Run a program in a guest, in place
@@ -60,6 +63,10 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
 
+    /// Show a directory of this machine in the guest, at INSIDE (/mnt unless given); what the program writes there, it writes here
+    #[arg(long, value_name = "DIRECTORY[:INSIDE]", value_parser = OsStringValueParser::new().try_map(parse_share))]
+    share: Option<Share>,
+
     /// Set an environment variable (may be given many times)
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
@@ -71,6 +78,17 @@ pub(crate) struct Args {
     /// Remove the segment at the end, however that comes, if this command loaded it
     #[arg(long)]
     rm: bool,
+}
+
+fn parse_share(text: OsString) -> Result<Share, String> {
+    let bytes = text.as_bytes();
+    let at = bytes.iter().rposition(|byte| *byte == b':').unwrap_or(bytes.len());
+    let part = |part: &[u8]| PathBuf::from(OsStr::from_bytes(part));
+    let (host, inside) = (part(&bytes[..at]), part(bytes.get(at + 1..).unwrap_or(b"/mnt")));
+    if host.as_os_str().is_empty() || !inside.is_absolute() || inside.parent().is_none() {
+        return Err("it is DIRECTORY or DIRECTORY:INSIDE, and INSIDE an absolute path below /".into());
+    }
+    Ok(Share { host, inside })
 }
 
 impl Args {
@@ -93,8 +111,8 @@ impl Args {
         let mut options = self.machine.options(kernel, &segment);
         // Of several of one name, the last counts.
         options.environment.extend(environment);
-        let (workdir, program) = (self.workdir.clone(), self.program.clone());
-        let options = Options { overlay: self.overlay, terminal, workdir, program, ..options };
+        let (workdir, program, share) = (self.workdir.clone(), self.program.clone(), self.share.clone());
+        let options = Options { overlay: self.overlay, terminal, workdir, program, share, ..options };
         let size = segment.info().size;
         // Before there is a guest: a signal that comes from here on ends it, or reaches its program.
         let waiting = Waiting::begin()?;
