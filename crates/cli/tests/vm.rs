@@ -293,9 +293,21 @@ fn several_guests_and_the_host_have_one_copy_and_nothing_is_left_of_a_killed_one
     let (first, mut second) = (guests.start(), guests.start());
     let (one, two) = (first.qemu(), second.qemu());
     let stat = Ran::from(guests.xip(["stat", "guest", "--json"]).output().unwrap()).succeeds();
+    let stat = stat.json();
     for guest in [one, two] {
-        assert!(stat.out.contains(&format!("\"pid\": {guest}")), "{guest} is not among the users: {}", stat.out);
+        let mut all = stat["processes"].as_array().unwrap().iter();
+        let found = all.find(|process| process["pid"] == guest).unwrap_or_else(|| panic!("{guest} is not in {stat:#}"));
+        assert_eq!(found["role"], "guest", "{stat:#}");
+        assert!(found["in_place"].as_u64().unwrap() > 0 && found["mapped"] == stat["size"], "{stat:#}");
     }
+    // Both have mounted it, and run the same program from it.
+    let shared = stat["shared"].as_array().unwrap().iter().find(|shared| shared["processes"] == 2);
+    assert!(shared.unwrap()["bytes"].as_u64() >= Some(1 << 20), "{stat:#}");
+    assert!(stat["saved"].as_u64() >= Some(1 << 20), "{stat:#}");
+    let all = Ran::from(guests.xip(["stat"]).output().unwrap()).succeeds().out;
+    let row: Vec<&str> =
+        all.lines().nth(1).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!((row[0], row[3], row[4]), ("guest", "0", "2"), "{all}");
     // Killed like this xip can do nothing more: the guest sees that nobody is there, and ends.
     second.0.kill().unwrap();
     second.0.wait().unwrap();

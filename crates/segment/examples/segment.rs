@@ -43,11 +43,15 @@ fn run(words: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
         }
         ["stat", name] => println!("{:#?}", store.get(name)?.stat()?),
         ["remove", name] => store.remove(name, false)?,
-        // Reads the first bytes of it in place, says so, and has them until its input ends.
+        // Reads the first bytes of it in place, says so, and has them until its input ends: the same ones then.
         ["use", name, bytes] => {
             let device = store.get(name)?.device()?;
-            device.read(0, &mut vec![0; bytes.parse()?])?;
+            let mut first = vec![0; bytes.parse()?];
+            device.read(0, &mut first)?;
             wait()?;
+            let mut last = vec![0; first.len()];
+            device.read(0, &mut last)?;
+            assert!(first == last, "bytes of a segment have changed");
         }
         _ => {
             let usage = "load IMAGE [NAME] | hold IMAGE [NAME] | list | stat NAME | remove NAME | use NAME BYTES";

@@ -79,18 +79,7 @@ impl Directory {
 
     /// The names of sockets in it that can be names of segments, sorted.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let failed = Error::file("read the directory of segments", &self.path);
-        let entries = rustix::fs::Dir::read_from(&self.fd).and_then(|dir| dir.collect::<rustix::io::Result<Vec<_>>>());
-        let mut names: Vec<String> = entries
-            .map_err(failed)?
-            .iter()
-            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
-            .filter(|name| crate::name::check(name).is_ok())
-            .filter(|name| {
-                rustix::fs::statat(&self.fd, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
-                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
-            })
-            .collect();
+        let mut names = names(self.fd()).map_err(Error::file("read the directory of segments", &self.path))?;
         names.sort();
         Ok(names)
     }
@@ -103,7 +92,7 @@ impl Directory {
         }
     }
 
-    /// Waits until no one else holds the lock of `name`, and holds it.
+    /// Waits until no one else holds the lock of `name`, and holds it. All generations of a name have one lock.
     pub(crate) fn lock(&self, name: &str) -> Result<Lock<'_>> {
         loop {
             if let Some(lock) = self.lock_once(name, FlockOperation::LockExclusive)? {
@@ -118,7 +107,7 @@ impl Directory {
     }
 
     fn lock_once(&self, name: &str, how: FlockOperation) -> Result<Option<Lock<'_>>> {
-        let file = format!(".{name}.lock");
+        let file = format!(".{}.lock", crate::name::given(name));
         let path = self.path.join(&file);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, &file, flags, Mode::RUSR | Mode::WUSR)
@@ -136,6 +125,18 @@ impl Directory {
         let ours = rustix::fs::fstat(&fd).map(|s| (s.st_dev, s.st_ino));
         Ok((here.is_ok() && here == ours).then_some(Lock { directory: self, file, fd }))
     }
+}
+
+/// The names of sockets in a directory that can be names of segments.
+pub(crate) fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<String>> {
+    let entries = rustix::fs::Dir::read_from(directory)?.collect::<rustix::io::Result<Vec<_>>>()?;
+    let names = entries.iter().filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+    let names = names.filter(|name| {
+        crate::name::check_any(name).is_ok()
+            && rustix::fs::statat(directory, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
+    });
+    Ok(names.collect())
 }
 
 /// The lock of a name, held until it is dropped, or until whoever was given its descriptor closes that too.

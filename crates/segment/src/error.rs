@@ -79,7 +79,8 @@ pub enum Error {
     },
     /// The name is taken by a segment with other content: `EEXIST`.
     #[error(
-        "the segment {name} holds another image ({other}): remove it with `xip rm {name}`, or load this one with `--name`",
+        "the segment {name} holds another image ({other}): load this one under another name with `--name`, or in its place \
+         with `--replace`; `xip rm {name}` removes it",
         other = other.display()
     )]
     NameTaken {

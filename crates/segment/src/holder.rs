@@ -7,16 +7,21 @@
 //! The other way round the name keeps the holder: when it is gone (a user logs out and the system clears the directory)
 //! the holder ends. So does that of a temporary segment, when whoever loaded it has ended and nobody uses it, unless
 //! someone has asked for it to stay. One thread does all that, so what it has said to stay is there.
+//!
+//! A newer generation takes a name over in one step, in which the two sockets change places: the name always leads to one
+//! of them. The older one finds its own under the name it was left, and is a temporary segment from then on.
 
-use crate::directory::Directory;
+use crate::directory::{self, Directory};
 use crate::error::{Error, Result};
+use crate::name;
 use crate::segment::Record;
 use crate::stat;
 use crate::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::{Errno, Result as SysResult};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -38,6 +43,8 @@ pub(crate) const GET: &[u8] = b"get";
 pub(crate) const QUIT: &[u8] = b"quit";
 /// As [`GET`], and the segment is no temporary one from now on.
 pub(crate) const KEEP: &[u8] = b"keep";
+/// Asks it to look now whether its name is still its own, and whether it is used; it closes the connection when it has.
+pub(crate) const LOOK: &[u8] = b"look";
 /// A holder's yes.
 const YES: &[u8] = b"yes";
 
@@ -75,6 +82,14 @@ impl Lease {
     }
 }
 
+/// What a process is told that is to be a holder.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) record: Record,
+    /// The name that whoever has this one now is to have from now on.
+    pub(crate) over: Option<String>,
+}
+
 /// Starts a holder for `memory` (opened read-only). When this returns, the name is there. The lease is of use for a record
 /// that says so.
 pub(crate) fn start(
@@ -82,10 +97,10 @@ pub(crate) fn start(
     directory: &Directory,
     lock: BorrowedFd<'_>,
     memory: BorrowedFd<'_>,
-    record: &Record,
+    task: &Task,
 ) -> Result<Lease> {
     let failed = |what: &dyn std::fmt::Display| Error::Holder {
-        name: record.info.name.clone(),
+        name: task.record.info.name.clone(),
         program: program.into(),
         why: what.to_string(),
     };
@@ -104,7 +119,7 @@ pub(crate) fn start(
     if !status.success() {
         return Err(failed(&status));
     }
-    let task = serde_json::to_vec(record).map_err(|e| failed(&e))?;
+    let task = serde_json::to_vec(task).map_err(|e| failed(&e))?;
     // The lock goes along, so that nobody comes in between when this process is killed now.
     match wire::send(&ours, &task, &[directory.fd(), lock]).and_then(|()| wire::receive(&ours)) {
         Ok((answer, _)) if answer == YES => Ok(Lease { line: ours }),
@@ -136,11 +151,11 @@ fn hold() -> SysResult<()> {
     let _ = rustix::thread::set_name(c"xip-holder");
 
     let (task, mut fds) = wire::receive(&channel)?;
-    let Ok(mut record) = serde_json::from_slice::<Record>(&task) else { return Err(Errno::INVAL) };
+    let Ok(Task { mut record, over }) = serde_json::from_slice(&task) else { return Err(Errno::INVAL) };
     let (Some(lock), Some(directory)) = (fds.pop(), fds.pop()) else { return Err(Errno::INVAL) };
     record.info.holder = std::process::id();
 
-    let listener = match publish(directory.as_fd(), &record.info.name) {
+    let listener = match publish(directory.as_fd(), &record.info.name, over.as_deref()) {
         Ok(listener) => listener,
         Err(errno) => return wire::send(&channel, errno.to_string().as_bytes(), &[]),
     };
@@ -149,11 +164,12 @@ fn hold() -> SysResult<()> {
     // The loader may be gone: the segment is whole, and stays.
     let _ = wire::send(&channel, YES, &[]);
     let owner = record.temporary.then_some(channel);
-    serve(&listener, &name, &memory, record, owner)
+    serve(&listener, name, &memory, record, owner)
 }
 
-/// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder.
-fn publish(directory: BorrowedFd<'_>, name: &str) -> SysResult<OwnedFd> {
+/// Makes the socket, and gives it its name when it listens: a name that refuses connections has lost its holder. The socket
+/// that has the name gets the name `over`.
+fn publish(directory: BorrowedFd<'_>, name: &str, over: Option<&str>) -> SysResult<OwnedFd> {
     let new = format!(".{name}.new");
     let _ = rustix::fs::unlinkat(directory, &new, AtFlags::empty());
     let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -161,7 +177,21 @@ fn publish(directory: BorrowedFd<'_>, name: &str) -> SysResult<OwnedFd> {
     rustix::process::umask(Mode::from_bits_truncate(0o177));
     rustix::net::bind(&listener, &SocketAddrUnix::new(Directory::address(directory, &new))?)?;
     rustix::net::listen(&listener, 128)?;
-    rustix::fs::renameat(directory, &new, directory, name)?;
+    let Some(over) = over else {
+        rustix::fs::renameat(directory, &new, directory, name)?;
+        return Ok(listener);
+    };
+    // Who is killed between the two leaves a name without a holder, which the next one who sees it clears away.
+    rustix::fs::renameat_with(directory, &new, directory, over, RenameFlags::NOREPLACE)?;
+    match rustix::fs::renameat_with(directory, over, directory, name, RenameFlags::EXCHANGE) {
+        // It was a temporary one, and has just gone.
+        Err(Errno::NOENT) => rustix::fs::renameat(directory, over, directory, name)?,
+        Err(errno) => {
+            let _ = rustix::fs::unlinkat(directory, over, AtFlags::empty());
+            return Err(errno);
+        }
+        Ok(()) => {}
+    }
     Ok(listener)
 }
 
@@ -175,17 +205,29 @@ struct Name {
 impl Name {
     fn new(directory: OwnedFd, name: &str) -> SysResult<Self> {
         let mut it = Self { directory, name: name.into(), id: (0, 0) };
-        it.id = it.found()?;
+        it.id = it.found(name)?;
         Ok(it)
     }
 
-    fn found(&self) -> SysResult<(u64, u64)> {
-        let stat = rustix::fs::statat(&self.directory, self.name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+    fn found(&self, name: &str) -> SysResult<(u64, u64)> {
+        let stat = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok((stat.st_dev, stat.st_ino))
     }
 
     fn is_there(&self) -> bool {
-        self.found() == Ok(self.id)
+        self.found(&self.name) == Ok(self.id)
+    }
+
+    /// Whether it is there, be it under another name since a newer generation has this one.
+    fn follow(&mut self) -> bool {
+        if self.is_there() {
+            return true;
+        }
+        let names = directory::names(self.directory.as_fd()).unwrap_or_default();
+        let mut generations = names.into_iter().filter(|other| name::given(other) == name::given(&self.name));
+        let Some(name) = generations.find(|other| self.found(other) == Ok(self.id)) else { return false };
+        self.name = name;
+        true
     }
 
     fn take_away(&self) -> SysResult<()> {
@@ -196,52 +238,62 @@ impl Name {
 /// Serves until the name is gone. `owner` is the line to the process that a temporary segment is for: it closes with that.
 fn serve(
     listener: &OwnedFd,
-    name: &Name,
+    mut name: Name,
     memory: &OwnedFd,
     mut record: Record,
     mut owner: Option<OwnedFd>,
 ) -> SysResult<()> {
     let mut header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
-    // An owner who waits to hear that we have looked: by the end of the line.
-    let mut parting = None;
+    // Those who wait to hear that we have looked: by the end of the line.
+    let mut parting = Vec::new();
     loop {
-        let mut pause = Timespec { tv_sec: 5, tv_nsec: 0 };
+        let mut pause = Duration::from_secs(5);
         if record.temporary && owner.is_none() {
+            let start = Instant::now();
             if stat::users(memory, Some(record.loader)).is_empty() && name.is_there() {
                 return name.take_away();
             }
-            // The programs of a runner that was killed end with it, in the kernel's own time.
-            pause = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+            // The programs of a runner that was killed end with it, in the kernel's own time. A generation can be in use for days:
+            // where there are many processes, to look at them takes a twentieth of a processor at most.
+            pause = (start.elapsed() * 20).clamp(Duration::from_millis(500), pause);
         }
-        drop(parting.take());
+        parting.clear();
         let mut waiting = vec![PollFd::new(listener, PollFlags::IN)];
         waiting.extend(owner.iter().map(|owner| PollFd::new(owner, PollFlags::IN)));
+        let pause = Timespec { tv_sec: pause.as_secs().cast_signed(), tv_nsec: pause.subsec_nanos().into() };
         match rustix::event::poll(&mut waiting, Some(&pause)) {
-            Ok(0) if !name.is_there() => return Ok(()),
-            Ok(0) | Err(Errno::INTR) => continue,
-            Ok(_) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let (asked, ended) =
             (!waiting[0].revents().is_empty(), waiting.get(1).is_some_and(|o| !o.revents().is_empty()));
         if ended {
-            parting = owner.take();
+            parting.extend(owner.take());
         }
-        if !asked {
-            continue;
+        let asked = if asked { request(listener) } else { None };
+        // After the request has come: what is answered is so at the time of the answer.
+        if !name.follow() {
+            return Ok(());
         }
-        let Ok(user) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { continue };
-        // Whoever connects and says nothing, or takes nothing, does not stop the others for long.
-        let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
-        let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Send, Some(Duration::from_secs(1)));
-        let Ok((request, _)) = wire::receive(&user) else { continue };
+        if name.name != record.info.name {
+            record.info.name.clone_from(&name.name);
+            record.info.replaced = true;
+            if !record.temporary {
+                // Whoever loaded it may be using it, and is not about to end on that account.
+                (record.temporary, record.loader) = (true, 0);
+            }
+            header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
+        }
+        let Some((user, request)) = asked else { continue };
         if request == KEEP {
             (record.temporary, owner) = (false, None);
             header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
         }
         if request == GET || request == KEEP {
             let _ = wire::send(&user, &header, &[memory.as_fd()]);
-        } else if request == QUIT && name.is_there() {
+        } else if request == LOOK {
+            parting.push(user);
+        } else if request == QUIT {
             let gone = name.take_away();
             let _ = match gone {
                 Ok(()) => wire::send(&user, YES, &[]),
@@ -252,6 +304,16 @@ fn serve(
             }
         }
     }
+}
+
+/// Who connects, and what they ask.
+fn request(listener: &OwnedFd) -> Option<(OwnedFd, Vec<u8>)> {
+    let user = rustix::net::accept_with(listener, SocketFlags::CLOEXEC).ok()?;
+    // Whoever connects and says nothing, or takes nothing, does not stop the others for long.
+    let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Recv, Some(Duration::from_secs(1)));
+    let _ = sockopt::set_socket_timeout(&user, sockopt::Timeout::Send, Some(Duration::from_secs(1)));
+    let (request, _) = wire::receive(&user).ok()?;
+    Some((user, request))
 }
 
 /// What a holder answers: bytes and descriptors.

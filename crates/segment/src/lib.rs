@@ -40,4 +40,4 @@ pub use memory::window::{Part, Sharing, Window};
 pub use plain::PlainFile;
 pub use segment::{Info, Segment};
 pub use stat::Stat;
-pub use store::{Listing, Loaded, Outcome, Store};
+pub use store::{Listing, Loaded, Outcome, Replaced, Store};

@@ -52,6 +52,13 @@ impl Process {
         String::from_utf8_lossy(&bytes).trim_end().to_owned()
     }
 
+    /// The name of the file that it executes; nothing where we may not know.
+    pub(crate) fn program(&self) -> String {
+        let path = std::fs::read_link(self.root.join("exe")).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.trim_end_matches(" (deleted)").to_owned()
+    }
+
     /// Its arguments, with spaces between them.
     pub(crate) fn arguments(&self) -> String {
         let bytes = std::fs::read(self.root.join("cmdline")).unwrap_or_default();

@@ -29,6 +29,9 @@ pub struct Info {
     /// The process that keeps it.
     #[serde(default)]
     pub holder: u32,
+    /// Whether a newer generation has the name that this one was given. It goes with its last user.
+    #[serde(default)]
+    pub replaced: bool,
 }
 
 /// The version of [`Record`] that this crate writes and reads. A field can come or, where it has a default, go without

@@ -30,6 +30,9 @@ pub struct User {
 pub enum Role {
     /// It is a program whose text, libraries or data the segment is.
     Uses,
+    /// It is a virtual machine that has the whole as memory. What it has of it is what its programs and kernel have touched, as
+    /// the host sees it.
+    Guest,
     /// It is `xip` itself, which maps the whole to serve its files to the programs of a run or a mount. It would not
     /// need a copy if there was no segment, so it counts in none of the sums.
     Serves,
@@ -37,8 +40,12 @@ pub enum Role {
 
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let served = if self.role == Role::Serves { ", serves its files" } else { "" };
-        write!(f, "{} ({}{served})", self.command, self.pid)
+        let role = match self.role {
+            Role::Uses => "",
+            Role::Guest => ", a guest",
+            Role::Serves => ", serves its files",
+        };
+        write!(f, "{} ({}{role})", self.command, self.pid)
     }
 }
 
@@ -54,14 +61,14 @@ pub struct Stat {
     pub swapped: u64,
     /// How much of it is in huge pages.
     pub huge: Huge,
-    /// The processes that map it: programs before those that serve, then those that have most of it first.
+    /// The processes that map it: programs before guests before those that serve, then those that have most of it first.
     pub processes: Vec<Mapper>,
     /// How many processes could not be looked into; each may or may not map it.
     pub not_visible: u64,
-    /// How much of it is mapped by how many programs, by one (so not shared) too; what nobody maps is left out.
+    /// How much of it is mapped by how many programs and guests, by one (so not shared) too; what nobody maps is left out.
     pub shared: Vec<Shared>,
-    /// What the same programs would need more if each had a copy of the pages it maps, as with a page cache of its own:
-    /// every page once for each program that maps it, beyond the first.
+    /// What the same programs and guests would need more if each had a copy of the pages it maps, as with a page cache of its
+    /// own: every page once for each of them that maps it, beyond the first.
     pub saved: u64,
 }
 
@@ -85,7 +92,7 @@ pub struct Mapper {
     pub huge: u64,
 }
 
-/// How much of a segment is mapped by exactly so many programs.
+/// How much of a segment is mapped by exactly so many programs and guests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Shared {
     /// How many.
@@ -104,9 +111,19 @@ pub struct Huge {
 }
 
 impl Stat {
-    /// The processes that use it; without those that serve it.
+    /// The programs and guests that share it; without those that serve it.
+    pub fn sharers(&self) -> impl Iterator<Item = &Mapper> {
+        self.processes.iter().filter(|mapper| mapper.user.role != Role::Serves)
+    }
+
+    /// The programs on this machine that share it.
     pub fn programs(&self) -> impl Iterator<Item = &Mapper> {
         self.processes.iter().filter(|mapper| mapper.user.role == Role::Uses)
+    }
+
+    /// The guests that share it.
+    pub fn guests(&self) -> impl Iterator<Item = &Mapper> {
+        self.processes.iter().filter(|mapper| mapper.user.role == Role::Guest)
     }
 }
 
@@ -195,16 +212,33 @@ pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
 
 fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
     let command = process.command();
-    let role = if serves(&command, areas, size) { Role::Serves } else { Role::Uses };
+    let role = if serves(&command, areas, size) {
+        Role::Serves
+    } else if is_whole(areas, size) && is_hypervisor(&process.program()) {
+        Role::Guest
+    } else {
+        Role::Uses
+    };
     User { pid: process.pid, command, role }
 }
 
 /// Whether a process of that name with these mappings of a segment serves it. A program that is run from it maps files,
 /// never the whole; a library user's process has another name.
 fn serves(command: &str, areas: &[proc::Area], size: u64) -> bool {
-    command == "xip"
-        && areas.iter().all(|area| area.only_read)
-        && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= size
+    command == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
+}
+
+/// Whether these are as long as the segment. A hypervisor that itself is run from a segment maps its program file.
+fn is_whole(areas: &[proc::Area], size: u64) -> bool {
+    !areas.is_empty() && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= size
+}
+
+/// Whether a program file of that name runs virtual machines, of which one process is one. By the file and not by the name of
+/// the process: QEMU takes any for its guest (`-name NAME,process=...`).
+fn is_hypervisor(program: &str) -> bool {
+    // Releases carry versions and machines after the name; a wrapped program has a dot before it.
+    let known = ["qemu-system-", "qemu-kvm", "cloud-hypervisor", "firecracker", "crosvm"];
+    known.iter().any(|name| program.trim_start_matches('.').starts_with(name))
 }
 
 /// Calls `each` for the pages that count.
@@ -214,7 +248,7 @@ fn mapper(process: &Process, id: proc::Id, size: u64, mut each: impl FnMut(usize
         return None;
     }
     let user = user(process, &areas, size);
-    for area in areas.iter().filter(|_| user.role == Role::Uses) {
+    for area in areas.iter().filter(|_| user.role != Role::Serves) {
         process.pages(area, |page| each(usize::try_from(page).unwrap_or(usize::MAX)));
     }
     let sum = |of: fn(&proc::Area) -> u64| areas.iter().map(of).sum::<u64>();
@@ -261,5 +295,24 @@ mod tests {
         assert!(!serves("xip", &[area(0, 8 << 12, false)], 8 << 12), "executes or writes");
         // It has the descriptor only, as one who is about to map it.
         assert!(!serves("xip", &[], 8 << 12));
+        assert!(is_whole(&whole, 8 << 12) && !is_whole(&whole[..1], 8 << 12) && !is_whole(&[], 8 << 12));
+    }
+
+    #[test]
+    fn hypervisors_are_known_by_the_names_of_their_files() {
+        for name in [
+            "qemu-system-x86_64",
+            "qemu-system-aarch64",
+            "qemu-kvm",
+            ".qemu-system-x86_64-wrapped",
+            "cloud-hypervisor-static",
+            "firecracker-v1.13.1-x86_64",
+            "crosvm",
+        ] {
+            assert!(is_hypervisor(name), "{name}");
+        }
+        for name in ["qemu-x86_64", "qemu-img", "sh", "xip", ""] {
+            assert!(!is_hypervisor(name), "{name}");
+        }
     }
 }

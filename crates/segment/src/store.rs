@@ -6,7 +6,7 @@
 use crate::directory::{Directory, Lock};
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
-use crate::holder::{self, Answer, Lease};
+use crate::holder::{self, Answer, Lease, Task};
 use crate::load::{Check, Image, Progress};
 use crate::name;
 use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
@@ -23,7 +23,11 @@ pub struct Store {
     program: PathBuf,
     limit: u64,
     temporary: bool,
+    replacing: bool,
 }
+
+/// How often is asked again when a newer generation took a name over meanwhile, which takes some microseconds each time.
+const TRIES: usize = 5;
 
 /// What [`Store::list`] gives.
 #[derive(Debug, Default)]
@@ -48,12 +52,21 @@ pub struct Loaded {
     pub also: Option<String>,
     /// What keeps its name, if this load gave it and the store's segments are [temporary](Store::temporary).
     pub lease: Option<Lease>,
+    /// The generation that had the name until now.
+    pub replaced: Option<Replaced>,
 }
 
 impl Loaded {
     fn same(segment: Segment, wanted: String) -> Self {
-        Self { segment, outcome: Outcome::Same, wanted, also: None, lease: None }
+        Self { segment, outcome: Outcome::Same, wanted, also: None, lease: None, replaced: None }
     }
+}
+
+/// A generation whose name a newer one has.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Replaced {
+    /// The name it has until its last user ends. `None`: nobody used it, and it is gone.
+    pub kept_as: Option<String>,
 }
 
 /// Whether a load took memory.
@@ -81,7 +94,7 @@ impl Store {
     /// As [`Store::open_default`].
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = Directory::open(directory.as_ref())?;
-        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX, temporary: false })
+        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX, temporary: false, replacing: false })
     }
 
     /// Starts `program` to keep new segments, not this program itself. It calls [`crate::holder::main_if_asked`].
@@ -103,6 +116,12 @@ impl Store {
         Self { temporary: true, ..self }
     }
 
+    /// Loads an image under a name that has another image, too: as a newer generation, like that of a changed image.
+    #[must_use]
+    pub fn replacing(self) -> Self {
+        Self { replacing: true, ..self }
+    }
+
     /// Where the segments are.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -117,9 +136,15 @@ impl Store {
     /// store's are temporary too. `check` looks into the image before it gets its name. Two who load one name at once wait for each
     /// other.
     ///
+    /// When the image file has changed since a segment of this name was loaded from it, its new content is a newer generation: it
+    /// takes the name over in one step, and stays as long as that was to stay. Whoever uses the older one goes on with it; until the
+    /// last of them ends it is a segment of the name [`Replaced::kept_as`]. (Where there are other names for its memory, their users are
+    /// among them.)
+    ///
     /// # Errors
     /// The image cannot be read, is not whole pages, changed meanwhile, or `check` refused it; the name is not one or
-    /// belongs to another image; memory is short.
+    /// belongs to another image, and the store is not [replacing](Store::replacing); memory is short, of which both generations
+    /// need their own.
     pub fn load(&self, image: &Path, name: Option<&str>, progress: Progress<'_>, check: Check<'_>) -> Result<Loaded> {
         if holder::is_asked() {
             let why = "the program does not call xip_segment::holder::main_if_asked first thing in main".into();
@@ -139,20 +164,32 @@ impl Store {
         let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
         let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()?.segments };
         alike.retain(|segment| segment.info().size == image.size);
+        // Those that are to stay first.
+        alike.sort_by_key(|segment| segment.info().replaced);
         let content = match here.iter().chain(&alike).find(|segment| known(segment)) {
             Some(segment) => Some(segment.info().content.clone()),
             None if alike.is_empty() => None,
             None => Some(image.hash(progress)?),
         };
         let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
-        let other = here.as_ref().filter(|segment| !is_it(segment)).map(|other| other.info().image.clone());
+        let other = here.as_ref().filter(|segment| !is_it(segment));
+        let other = other.map(|segment| (segment.info().image.clone(), segment.is_temporary()));
+        // Drops the one that has the name: it is not in use by us.
         let same = here.into_iter().chain(alike).find(is_it);
-        if let Some(other) = other {
-            return match same {
-                // This one may be there under another name.
-                Some(segment) if name.is_none() => Ok(Loaded::same(segment, wanted)),
-                _ => Err(Error::NameTaken { name: wanted, other }),
-            };
+        let mut place = Place { lock: &lock, temporary: self.temporary, over: None };
+        match other {
+            None => {}
+            Some((other, temporary)) if self.replacing || other == image.path => {
+                place.temporary &= temporary;
+                place.over = Some(name::replaced(&wanted, &self.directory.names()?));
+            }
+            Some((other, _)) => {
+                return match same {
+                    // This one may be there under another name.
+                    Some(segment) if name.is_none() && !segment.info().replaced => Ok(Loaded::same(segment, wanted)),
+                    _ => Err(Error::NameTaken { name: wanted, other }),
+                };
+            }
         }
         let mut info = Info {
             name: wanted.clone(),
@@ -161,16 +198,22 @@ impl Store {
             content: String::new(),
             created: 0,
             holder: 0,
+            replaced: false,
         };
         if let Some(segment) = same {
-            let also = Some(segment.name().to_owned()).filter(|name| *name != wanted);
+            let mut also = Some(segment.name().to_owned()).filter(|name| *name != wanted);
             if also.is_none() && self.stays(&segment, &lock)? {
                 return Ok(Loaded::same(segment, wanted));
             }
             // One more name for the same memory, which is there as long as we have it, whatever its holder does.
-            info = Info { name: info.name, image: info.image, ..segment.info().clone() };
-            let lease = self.publish(&lock, segment.fd(), info, None)?;
-            return Ok(Loaded { lease, also, ..Loaded::same(self.get(&wanted)?, wanted) });
+            info = Info { name: info.name, image: info.image, replaced: false, ..segment.info().clone() };
+            let lease = self.publish(&place, segment.fd(), info, None)?;
+            // An older generation that has come back has its own name again.
+            if let Some(older) = also.take_if(|also| name::given(also) == wanted) {
+                let _ = holder::quit(&self.directory, &older);
+            }
+            let replaced = self.replaced(&place);
+            return Ok(Loaded { lease, also, replaced, ..Loaded::same(self.get(&wanted)?, wanted) });
         }
         let (memory, content) = image.fill(&info.name, self.limit, progress)?;
         info.content = content;
@@ -178,8 +221,9 @@ impl Store {
         let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
-        let lease = self.publish(&lock, device.fd(), info, stamp)?;
-        Ok(Loaded { outcome: Outcome::New, lease, ..Loaded::same(self.get(&wanted)?, wanted) })
+        let lease = self.publish(&place, device.fd(), info, stamp)?;
+        let replaced = self.replaced(&place);
+        Ok(Loaded { outcome: Outcome::New, lease, replaced, ..Loaded::same(self.get(&wanted)?, wanted) })
     }
 
     /// The segment of that name.
@@ -187,9 +231,15 @@ impl Store {
     /// # Errors
     /// There is none; its holder does not answer.
     pub fn get(&self, name: &str) -> Result<Segment> {
-        name::check(name)?;
-        self.find(name, None)?
-            .ok_or_else(|| Error::NoSegment { name: name.into(), directory: self.directory.path().into() })
+        name::check_any(name)?;
+        for _ in 0..TRIES {
+            match self.find(name, None)? {
+                Some(segment) if segment.name() == name => return Ok(segment),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Err(Error::NoSegment { name: name.into(), directory: self.directory.path().into() })
     }
 
     /// All segments. Holders that do not answer take 2 seconds, however many they are.
@@ -197,16 +247,32 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Listing> {
+        let mut tries = 1;
+        loop {
+            let (listing, moved) = self.list_once()?;
+            if !moved || tries == TRIES {
+                return Ok(listing);
+            }
+            tries += 1;
+        }
+    }
+
+    /// All segments, and whether a name was found to be another generation's than that which was asked.
+    fn list_once(&self) -> Result<(Listing, bool)> {
         let names = self.directory.names()?;
         let answers = holder::ask_all(&self.directory, &names, holder::GET);
         let mut listing = Listing::default();
+        let mut moved = false;
         for (name, answer) in names.iter().zip(answers) {
             match self.answered(name, answer, None).and_then(|answer| segment(name, answer)) {
-                Ok(segment) => listing.segments.extend(segment),
+                Ok(segment) => {
+                    moved |= segment.as_ref().is_some_and(|segment| segment.name() != name);
+                    listing.segments.extend(segment);
+                }
                 Err(problem) => listing.problems.push(problem),
             }
         }
-        Ok(listing)
+        Ok((listing, moved))
     }
 
     /// Takes a segment away. Its memory is free when its last user ends; so, unless `force` is given, one that has users
@@ -215,7 +281,7 @@ impl Store {
     /// # Errors
     /// There is none; it is in use; its holder does not answer and `force` is not given.
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
-        name::check(name)?;
+        name::check_any(name)?;
         let lock = self.directory.lock(name)?;
         // What the holder says of the segment does not matter, so that those of other versions can go too.
         let memory = match self.ask(name, Some(&lock)) {
@@ -255,14 +321,24 @@ impl Store {
     /// Gives a memory a name. The lease is there if it is a temporary one.
     fn publish(
         &self,
-        lock: &Lock<'_>,
+        place: &Place<'_>,
         memory: BorrowedFd<'_>,
         info: Info,
         stamp: Option<Stamp>,
     ) -> Result<Option<Lease>> {
-        let record = Record { version: VERSION, info, stamp, temporary: self.temporary, loader: std::process::id() };
-        let lease = holder::start(&self.program, &self.directory, lock.fd(), memory, &record)?;
-        Ok(self.temporary.then_some(lease))
+        let temporary = place.temporary;
+        let record = Record { version: VERSION, info, stamp, temporary, loader: std::process::id() };
+        let task = Task { record, over: place.over.clone() };
+        let lease = holder::start(&self.program, &self.directory, place.lock.fd(), memory, &task)?;
+        Ok(temporary.then_some(lease))
+    }
+
+    /// What became of the generation that had this place. Its holder would notice by itself, after some seconds.
+    fn replaced(&self, place: &Place<'_>) -> Option<Replaced> {
+        let name = place.over.as_ref()?;
+        let _ = holder::ask(&self.directory, name, holder::LOOK);
+        let gone = matches!(self.find(name, Some(place.lock)), Ok(None));
+        Some(Replaced { kept_as: Some(name.clone()).filter(|_| !gone) })
     }
 
     /// Whether a segment that is there will be as long as this store's are: if these are to stay, so is it from now on. If not,
@@ -306,6 +382,15 @@ impl Store {
             Err(errno) => Err(silent(errno.to_string())),
         }
     }
+}
+
+/// Where a memory gets its name.
+struct Place<'a> {
+    /// The name's.
+    lock: &'a Lock<'a>,
+    temporary: bool,
+    /// The name that is left to whoever has it now.
+    over: Option<String>,
 }
 
 fn segment(name: &str, answer: Option<Answer>) -> Result<Option<Segment>> {

@@ -97,6 +97,32 @@ fn the_process_that_serves_the_files_is_shown_and_counts_in_no_sum() {
     assert!(words.contains(&format!("xip ({}, serves its files)", server.0.id())), "{words}");
 }
 
+/// A virtual machine maps the whole, as the example does; its process can have any name.
+#[test]
+fn guests_are_told_from_programs_and_count_in_the_sums() {
+    use xip_segment::stat::Role;
+    let world = World::new();
+    let pages = 500;
+    let size = (pages * PAGE) as u64;
+    let segment = world.load(&world.image("a", pages, 1), None).unwrap().segment;
+    let guests = ["qemu-system-x86_64", "cloud-hypervisor"].map(|file| world.guest(file, "a", pages * PAGE));
+    let program = world.user("a", pages * PAGE);
+    let stat = segment.stat().unwrap();
+    let of = |mapper: &xip_segment::stat::Mapper| (mapper.user.pid, mapper.user.role, mapper.in_place);
+    let expected = [
+        (program.0.id(), Role::Uses, size),
+        (guests[0].0.id(), Role::Guest, size),
+        (guests[1].0.id(), Role::Guest, size),
+    ];
+    assert_eq!(stat.processes.iter().map(of).collect::<Vec<_>>(), expected);
+    assert_eq!((stat.programs().count(), stat.guests().count(), stat.sharers().count()), (1, 2, 3));
+    let shared: Vec<_> = stat.shared.iter().map(|shared| (shared.processes, shared.bytes)).collect();
+    assert_eq!((shared, stat.saved), (vec![(3, size)], 2 * size));
+    assert_eq!(serde_json::to_value(&stat).unwrap()["processes"][1]["role"], "guest");
+    let words = world.store().remove("a", false).unwrap_err().to_string();
+    assert!(words.contains(&format!("({}, a guest)", guests[0].0.id())), "{words}");
+}
+
 /// Sets how the kernel makes huge pages for shared memory, and sets it back.
 struct HugeSetting(String);
 

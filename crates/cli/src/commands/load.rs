@@ -13,9 +13,12 @@ const HELP: &str = "\
 A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it \
 is there. Loading the same image again gives the same segment, under another name one more name for it. It stays \
 until `xip rm` has taken its last name.\n\n\
+Loading an image that has changed gives its name to the new content; programs that run from the old go on with that, as \
+segment NAME@1 (@2, ...) until the last of them ends.\n\n\
 Examples:
   xip load debian.xip
-  xip load debian.xip --name base";
+  xip load debian.xip --name base
+  xip load debian-13.xip --name base --replace";
 
 /// Load an image into shared memory, once for everybody
 #[derive(clap::Args)]
@@ -29,6 +32,10 @@ pub(crate) struct Args {
     #[arg(long)]
     name: Option<String>,
 
+    /// Take the name over from another image, too
+    #[arg(long)]
+    replace: bool,
+
     /// Print the segment as JSON
     #[arg(long)]
     json: bool,
@@ -36,11 +43,13 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let loaded = segments::load(&segments::store()?, &self.image, self.name.as_deref())?;
+        let store = segments::store()?;
+        let store = if self.replace { store.replacing() } else { store };
+        let loaded = segments::load(&store, &self.image, self.name.as_deref())?;
         let info = loaded.segment.info();
         let new = loaded.outcome == Outcome::New;
         if self.json {
-            return output.json(&json!({ "loaded": new, "segment": info }));
+            return output.json(&json!({ "loaded": new, "segment": info, "replaced": loaded.replaced }));
         }
         let what = match &loaded.also {
             Some(also) => format!("in memory already, as segment {also}: this is one more name for it"),
@@ -48,6 +57,12 @@ impl Args {
             None => "in memory already".to_owned(),
         };
         output.line(format!("segment {}: {}, {what}", info.name, size(info.size)))?;
+        if let Some(replaced) = &loaded.replaced {
+            output.line(match &replaced.kept_as {
+                Some(name) => format!("  the generation before it is segment {name} until its last user ends"),
+                None => "  the generation before it was not in use and is gone".to_owned(),
+            })?;
+        }
         if info.name != loaded.wanted {
             let (image, wanted) = (printable(&self.image.to_string_lossy()), &loaded.wanted);
             output.line(format!(

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::output::{Output, Table, printable, size};
 
 const HELP: &str = "\
+NAME@1 is a generation of NAME that is in use still, and in whose place a newer one was loaded.\n\n\
 Examples:
   xip ls
   xip ls --json | jq -r '.[].name'";
@@ -31,7 +32,11 @@ impl Args {
         let mut table = Table::new(&["segment", ">size", "content", "image"]);
         for info in infos {
             let content = info.content.chars().take(12).collect();
-            table.row([info.name.clone(), size(info.size), content, printable(&info.image.to_string_lossy())]);
+            let mut image = printable(&info.image.to_string_lossy());
+            if info.replaced {
+                image += " before it changed; goes with its last user";
+            }
+            table.row([info.name.clone(), size(info.size), content, image]);
         }
         output.table(&table)
     }

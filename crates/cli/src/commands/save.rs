@@ -13,7 +13,7 @@ use crate::signals::Interrupt;
 const HELP: &str = "\
 A segment never changes, so what is saved is the image that was loaded: after the file was lost or changed, or to write to a \
 copy of it. The file is written beside what is there and then takes its place; it is on storage when the command ends. An image \
-that somebody uses is not replaced.\n\n\
+that somebody uses is not replaced. A generation that was replaced (NAME@1) needs a file to be named.\n\n\
 Examples:
   xip save debian                   to the image it was loaded from
   xip save debian copy.xip && xip mount copy.xip /mnt";
@@ -37,6 +37,14 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let segment = segments::store()?.get(&self.segment)?;
         let info = segment.info();
+        if info.replaced && self.image.is_none() {
+            let what = format!(
+                "a newer generation than segment {} was loaded from {}",
+                info.name,
+                printable(&info.image.to_string_lossy())
+            );
+            return Err(Failure::new(what).remedy("name the file to save it to, if it is to be that one"));
+        }
         let image = self.image.unwrap_or_else(|| info.image.clone());
         let progress = Progress::new(&Interrupt::catch()?);
         xip_image::save(&segment, &image, &progress).map_err(|error| progress.failure(error))?;

@@ -67,6 +67,9 @@ pub(crate) fn load(store: &Store, image: &Path, name: Option<&str>) -> Result<Lo
     let (info, time) = (loaded.segment.info(), start.elapsed());
     let what = if loaded.outcome == Outcome::New { "loaded" } else { "in memory already:" };
     tracing::info!("{what} {} as segment {}: {} bytes in {time:.1?}", image.display(), info.name, info.size);
+    if let Some(older) = loaded.replaced.as_ref().and_then(|replaced| replaced.kept_as.as_ref()) {
+        tracing::info!("the generation before it is segment {older} until its last user ends");
+    }
     tracing::debug!("its content is {}", info.content);
     Ok(loaded)
 }

@@ -1,6 +1,6 @@
 //! `xip stat`: who shares a segment, and what that saves, from the kernel's own figures.
 
-use xip_segment::stat::Role;
+use xip_segment::stat::{Mapper, Role};
 use xip_segment::{Segment, Stat};
 
 use super::segments;
@@ -9,7 +9,8 @@ use crate::output::{Output, Table, count, printable, size};
 
 const HELP: &str = "\
 Every figure is the kernel's (/proc/PID/smaps and the like). Processes of other users are counted only as far \
-as the kernel lets you look at them. The process of `xip run` that serves the files is shown, and counts in no sum.\n\n\
+as the kernel lets you look at them. A guest is the process of its hypervisor, and what it has is what was touched inside. The \
+process of `xip run` that serves the files is shown, and counts in no sum.\n\n\
 Examples:
   xip stat
   xip stat debian
@@ -47,14 +48,15 @@ impl Args {
 }
 
 fn all(stats: &[Stat], output: Output) -> Result<(), Failure> {
-    let mut table = Table::new(&["segment", ">size", ">resident", ">programs", ">in place", ">saved"]);
+    let mut table = Table::new(&["segment", ">size", ">resident", ">programs", ">guests", ">in place", ">saved"]);
     for stat in stats {
-        let in_place = stat.programs().map(|mapper| mapper.in_place).sum();
+        let in_place = stat.sharers().map(|mapper| mapper.in_place).sum();
         table.row([
             stat.info.name.clone(),
             size(stat.info.size),
             size(stat.resident),
             stat.programs().count().to_string(),
+            stat.guests().count().to_string(),
             size(in_place),
             size(stat.saved),
         ]);
@@ -65,6 +67,9 @@ fn all(stats: &[Stat], output: Output) -> Result<(), Failure> {
 fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
     let why_not = stat.huge.why_not.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     output.line(format!("segment     {}, from {}", stat.info.name, printable(&stat.info.image.to_string_lossy())))?;
+    if stat.info.replaced {
+        output.line("replaced    by a newer generation: it goes with its last user")?;
+    }
     output.line(format!(
         "memory      {}: {} resident, {} swapped out, {} in huge pages{why_not}",
         size(stat.info.size),
@@ -72,13 +77,14 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
         size(stat.swapped),
         size(stat.huge.bytes)
     ))?;
+    let (one, more) = if stat.guests().next().is_some() {
+        ("program or guest", "programs and guests")
+    } else {
+        ("program", "programs")
+    };
     for shared in &stat.shared {
         let what = if shared.processes == 1 { "not shared" } else { "shared" };
-        output.line(format!(
-            "{what:<12}{} by {}",
-            size(shared.bytes),
-            count(shared.processes.into(), "program", "programs")
-        ))?;
+        output.line(format!("{what:<12}{} by {}", size(shared.bytes), count(shared.processes.into(), one, more)))?;
     }
     output.line(format!("saved       {} against a copy for each", size(stat.saved)))?;
     if stat.not_visible > 0 {
@@ -90,7 +96,7 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
         table.row([
             printable(&mapper.user.command),
             mapper.user.pid.to_string(),
-            if mapper.user.role == Role::Serves { "serves" } else { "uses" }.to_owned(),
+            role(mapper).to_owned(),
             size(mapper.mapped),
             size(mapper.in_place),
             size(mapper.proportional),
@@ -99,4 +105,12 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
         ]);
     }
     if stat.processes.is_empty() { output.line("nobody maps it now") } else { output.table(&table) }
+}
+
+fn role(mapper: &Mapper) -> &'static str {
+    match mapper.user.role {
+        Role::Uses => "uses",
+        Role::Guest => "guest",
+        Role::Serves => "serves",
+    }
 }

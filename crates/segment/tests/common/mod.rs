@@ -80,6 +80,17 @@ impl World {
         Self::start(command)
     }
 
+    /// As `user`, by a program file of another name: a hypervisor's.
+    pub fn guest(&self, file: &str, name: &str, bytes: usize) -> User {
+        let copy = self.dir.path().join(file);
+        if !copy.exists() {
+            std::fs::copy(program(), &copy).unwrap();
+        }
+        let mut command = Command::new(copy);
+        command.args(["use", name, &bytes.to_string()]).env("XIP_DIR", self.store_path()).stdout(Stdio::piped());
+        Self::start(command)
+    }
+
     pub fn start(mut command: Command) -> User {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
