@@ -35,6 +35,9 @@ const NEEDED: [(&str, &str); 26] = [
     // Guests. Their kernel is a package too, which `xip vm kernel` gets.
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
+    // Shows the page of `xip report`.
+    ("chromium", "chromium"),
+    ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core"),
 ];
 
 /// Makes sure that everything is there; asks apt only for what is not.

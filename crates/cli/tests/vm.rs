@@ -1,94 +1,16 @@
 //! Guests, by QEMU and a kernel of Debian's: `xip vm`. Every guest here is a real one.
 
 mod common;
+#[path = "common/guests.rs"]
+mod guests;
 
-use common::{Place, Ran, copy_program, text};
+use common::{Place, Ran, text};
+use guests::{Guests, Waiting, lives};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use xip_core::Device;
-
-/// A place with an image that has a few programs, and a kernel for guests, which is downloaded once for all tests.
-struct Guests {
-    place: Place,
-    image: PathBuf,
-}
-
-fn cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
-}
-
-impl Guests {
-    fn new() -> Self {
-        let place = Place::new();
-        let tree = place.path("guest");
-        for name in ["etc", "proc", "dev", "sys", "tmp"] {
-            fs::create_dir_all(tree.join(name)).unwrap();
-        }
-        fs::write(tree.join("etc/motd"), "one copy\n").unwrap();
-        fs::write(tree.join("large"), vec![7; 8 << 20]).unwrap();
-        for program in ["/bin/sh", "/bin/cat", "/bin/dd", "/bin/mount", "/bin/sleep", "/bin/grep", "/bin/stty"] {
-            copy_program(program, &tree);
-        }
-        let image = place.path("guest.xip");
-        place.run(["build".as_ref(), tree.as_os_str(), image.as_os_str()]).succeeds();
-        let guests = Self { place, image };
-        Ran::from(guests.xip(["vm", "kernel"]).output().unwrap()).succeeds();
-        guests
-    }
-
-    fn xip<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        let mut command = self.place.xip(arguments);
-        command.env("XDG_CACHE_HOME", cache());
-        command
-    }
-
-    /// Runs a program in a guest.
-    fn run(&self, options: &[&str], script: &str, input: &str) -> Ran {
-        let mut all = vec!["-v", "vm", "run"];
-        all.extend(options);
-        all.extend([text(&self.image), "--", "sh", "-c", script]);
-        let mut child =
-            self.xip(all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        Ran::from(child.wait_with_output().unwrap())
-    }
-
-    /// Starts one that says `ready` and then waits.
-    fn start(&self) -> Waiting {
-        let script = "echo ready; exec sleep 600";
-        let mut child = self.xip(["vm", "run", text(&self.image), "--", "sh", "-c", script]);
-        let mut child = child.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Waiting(child)
-    }
-}
-
-struct Waiting(Child);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Waiting {
-    /// The process that is the guest: the child of ours.
-    fn qemu(&self) -> u32 {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id())).unwrap();
-        children.split_whitespace().next().unwrap().parse().unwrap()
-    }
-}
-
-fn lives(process: u32) -> bool {
-    let state = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
 
 /// The volume is mounted with `dax=always`, which the kernel confirms for a file; input, both outputs and the status pass.
 #[test]
@@ -99,64 +21,6 @@ fn a_program_runs_in_a_guest_in_place() {
     let mount = "/dev/pmem0 / ext4 ro,relatime,inode_readahead_blks=0,dax=always 0 0\n";
     assert_eq!(ran.out, format!("typed\none copy\n{mount}"));
     assert!(ran.err.contains("trouble\n") && ran.err.contains("in place: true"), "{}", ran.err);
-}
-
-/// What the guest's kernel says of each file, and of 2 MiB at once; and what is not in place is an error that names it.
-#[test]
-fn a_check_tells_what_the_guest_sees_and_fails_when_it_is_not_in_place() {
-    let guests = Guests::new();
-    let check = |options: &[&str]| {
-        let all = [&["vm", "check", "--json", text(&guests.image)], options].concat();
-        Ran::from(guests.xip(all).output().unwrap())
-    };
-    let work = ["--", "sh", "-c", "cat /etc/motd /large; cat /etc/motd >&2"];
-    let checked = check(&work);
-    assert_eq!(checked.output.status.code(), Some(0), "{}", checked.err);
-    assert!(checked.err.matches("one copy\n").count() == 2, "{}", checked.err);
-    let checked = checked.json();
-    assert_eq!(checked["in_place"], true);
-    assert!(checked["options"].as_str().unwrap().contains("dax=always"), "{checked:#}");
-    let sample = &checked["sample"];
-    assert!(sample["files"].as_u64().unwrap() >= 8 && sample["looked_at"] == sample["in_place"], "{checked:#}");
-    // Every second one: the kernel takes what one indirect block maps as an end, and the first of them begins at page 12.
-    assert!(sample["parts"].as_u64().unwrap() >= 4 && sample["huge"].as_u64().unwrap() >= 2, "{checked:#}");
-    let size = fs::metadata(&guests.image).unwrap().len();
-    assert_eq!(checked["after"]["descriptors"].as_u64().unwrap(), size / 64, "{checked:#}");
-    let cached = checked["after"]["cached"].as_u64().unwrap();
-    assert!(cached < 1 << 20, "8 MiB were read, and {cached} bytes are in the page cache");
-
-    let disk = check(&[&["--page-cache"], &work[..]].concat());
-    assert_eq!(disk.output.status.code(), Some(1), "{}", disk.err);
-    let disk = disk.says("are not in place, such as /").says("--page-cache");
-    let disk = disk.json();
-    assert_eq!((&disk["in_place"], &disk["sample"]["in_place"]), (&false.into(), &0.into()));
-    assert!(disk["after"]["cached"].as_u64().unwrap() > 8 << 20, "{disk:#}");
-    let failed = check(&["--", "sh", "-c", "exit 3"]);
-    assert_eq!(failed.output.status.code(), Some(1), "{}", failed.err);
-    failed.says("the work ended with status 3");
-}
-
-/// Alignment, block size, and the kernel's options: each is named before a guest is started.
-#[test]
-fn what_cannot_be_in_place_is_refused_with_the_reason() {
-    let guests = Guests::new();
-    let check = |image: &str, options: &[&str]| {
-        let all = [&["vm", "check", image], options].concat();
-        Ran::from(guests.xip(all).output().unwrap())
-    };
-    let made = |name: &str, block: &str, size: &str| {
-        let image = guests.place.path(name);
-        let made = Command::new("mkfs.ext2").args(["-q", "-b", block]).arg(&image).arg(size).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
-        image
-    };
-    check(text(&made("odd.xip", "4096", "5M")), &[]).fails(1).says("multiple of 2 MiB").says("xip build");
-    check(text(&made("blocks.xip", "1024", "4M")), &[]).fails(1).says("1024");
-    let kernel = guests.place.path("boot/vmlinuz-9.9-test");
-    fs::create_dir(kernel.parent().unwrap()).unwrap();
-    fs::write(&kernel, "").unwrap();
-    fs::write(kernel.with_file_name("config-9.9-test"), "CONFIG_EXT4_FS=y\n# CONFIG_FS_DAX is not set\n").unwrap();
-    check(text(&guests.image), &["--kernel", text(&kernel)]).fails(1).says("CONFIG_FS_DAX");
 }
 
 /// Root of the guest writes to the device, and mounts it writable: it is told that it cannot, and the bytes stay.
@@ -228,55 +92,6 @@ fn a_shared_directory_is_seen_and_written() {
     guests.run(&["--share", text(&guests.image)], "true", "").says("Not a directory");
 }
 
-/// What is printed for QEMU starts a guest; for the others it has only what they document: the keys are those of Cloud Hypervisor's
-/// `PmemConfig` (its OpenAPI description), crosvm's `PmemOption`, and Firecracker's docs/pmem.md and OpenAPI description.
-#[test]
-fn the_command_line_for_qemu_boots_and_those_for_others_have_documented_options_only() {
-    let guests = Guests::new();
-    let initramfs = guests.place.path("guest, 1.img");
-    let args = |vmm: &str| {
-        let all = ["vm", "args", text(&guests.image), "--vmm", vmm, "--json", "--initramfs", text(&initramfs)];
-        let script = ["--", "sh", "-c", "cat /etc/motd; stty size < /dev/ttyS0 > /dev/null && echo a terminal"];
-        Ran::from(guests.xip([&all[..], &script].concat()).output().unwrap()).succeeds().json()
-    };
-    let words = |vmm: &str| {
-        let words = args(vmm);
-        words.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    let qemu = words("qemu");
-    let ran = Command::new(&qemu[0]).args(&qemu[1..]).stdin(Stdio::null()).output().unwrap();
-    let console = String::from_utf8_lossy(&ran.stdout);
-    assert!(console.contains("one copy") && console.contains("a terminal"), "{console}");
-
-    let value_of = |words: &[String], option: &str| {
-        let at = words.iter().position(|word| word == option).unwrap_or_else(|| panic!("{option} in {words:?}"));
-        words[at + 1].clone()
-    };
-    let keys = |value: &str| -> Vec<String> {
-        value.split(',').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key).to_owned()).collect()
-    };
-    let cloud = words("cloud-hypervisor");
-    let pmem = value_of(&cloud, "--pmem");
-    assert_eq!(keys(&pmem), ["file", "discard_writes"]);
-    assert!(value_of(&cloud, "--kernel").contains("vmlinuz-") && value_of(&cloud, "--memory") == "size=512M");
-    assert_eq!(value_of(&cloud, "--initramfs"), text(&initramfs));
-    assert_eq!(fs::metadata(&initramfs).unwrap().len() % 4, 0, "an archive is padded");
-
-    let crosvm = words("crosvm");
-    assert_eq!(crosvm[..2], ["crosvm", "run"]);
-    assert_eq!(keys(&value_of(&crosvm, "--pmem"))[1..], ["ro"]);
-
-    let firecracker = args("firecracker");
-    let keys: Vec<_> = firecracker.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["boot-source", "drives", "machine-config", "pmem"]);
-    let pmem = &firecracker["pmem"][0];
-    let keys: Vec<_> = pmem.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["id", "path_on_host", "read_only", "root_device"]);
-    let segment = pmem["path_on_host"].as_str().unwrap();
-    assert_eq!(fs::metadata(segment).unwrap().len(), fs::metadata(&guests.image).unwrap().len());
-    assert!(fs::read(segment).unwrap() == fs::read(&guests.image).unwrap(), "another file than the segment");
-}
-
 #[test]
 fn an_overlay_takes_what_is_written_and_a_signal_ends_the_program() {
     let guests = Guests::new();
@@ -285,38 +100,6 @@ fn an_overlay_takes_what_is_written_and_a_signal_ends_the_program() {
     let ran = guests.run(&["--overlay"], "echo gone > /etc/motd; cat /etc/motd; kill -9 $$", "");
     assert_eq!(ran.out, "gone\n", "{}", ran.err);
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.output.status), Some(9), "{}", ran.err);
-}
-
-#[test]
-fn several_guests_and_the_host_have_one_copy_and_nothing_is_left_of_a_killed_one() {
-    let guests = Guests::new();
-    let (first, mut second) = (guests.start(), guests.start());
-    let (one, two) = (first.qemu(), second.qemu());
-    let stat = Ran::from(guests.xip(["stat", "guest", "--json"]).output().unwrap()).succeeds();
-    let stat = stat.json();
-    for guest in [one, two] {
-        let mut all = stat["processes"].as_array().unwrap().iter();
-        let found = all.find(|process| process["pid"] == guest).unwrap_or_else(|| panic!("{guest} is not in {stat:#}"));
-        assert_eq!(found["role"], "guest", "{stat:#}");
-        assert!(found["in_place"].as_u64().unwrap() > 0 && found["mapped"] == stat["size"], "{stat:#}");
-    }
-    // Both have mounted it, and run the same program from it.
-    let shared = stat["shared"].as_array().unwrap().iter().find(|shared| shared["processes"] == 2);
-    assert!(shared.unwrap()["bytes"].as_u64() >= Some(1 << 20), "{stat:#}");
-    assert!(stat["saved"].as_u64() >= Some(1 << 20), "{stat:#}");
-    let all = Ran::from(guests.xip(["stat"]).output().unwrap()).succeeds().out;
-    let row: Vec<&str> =
-        all.lines().nth(1).unwrap().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-    assert_eq!((row[0], row[3], row[4]), ("guest", "0", "2"), "{all}");
-    // Killed like this xip can do nothing more: the guest sees that nobody is there, and ends.
-    second.0.kill().unwrap();
-    second.0.wait().unwrap();
-    let start = Instant::now();
-    while lives(two) {
-        assert!(start.elapsed() < Duration::from_secs(60), "the guest of a killed xip goes on");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert!(lives(one));
 }
 
 /// Nothing that a program wrote is lost, though the machine it wrote it in has ended long before it is read; nor what it was

@@ -264,6 +264,13 @@ fn mapper(process: &Process, id: proc::Id, size: u64, mut each: impl FnMut(usize
     })
 }
 
+/// All memory of a process, each page divided by how many map it (`Pss`), in bytes. `None`: it is gone, or we may not know.
+pub fn proportional(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"))?;
+    Some(kilobytes.parse::<u64>().ok()? * 1024)
+}
+
 /// In words, from the kernel's settings.
 fn why_not_huge() -> String {
     let file = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";

@@ -9,6 +9,7 @@ mod load;
 mod ls;
 mod man;
 mod mount;
+mod report;
 mod rm;
 mod run;
 mod save;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Vm(vm::Args),
+    Report(report::Args),
     Demo(demo::Args),
     Completion(completion::Args),
     Man(man::Args),
@@ -61,6 +63,7 @@ impl Command {
             Command::Run(args) => args.run(output),
             Command::Mount(args) => args.run(output),
             Command::Vm(args) => args.run(output),
+            Command::Report(args) => args.run(output).map(done),
             Command::Umount(args) => args.run().map(done),
             Command::Demo(args) => args.run(output),
             Command::Completion(args) => args.run(output).map(done),

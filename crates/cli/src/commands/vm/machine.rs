@@ -37,6 +37,11 @@ impl Machine {
         Ok(Kernel::find(self.kernel.as_deref())?)
     }
 
+    /// Whether the segment is to be a disk.
+    pub(crate) fn attach_disk(&self) -> bool {
+        self.page_cache
+    }
+
     /// What to do when something is not in place.
     pub(crate) fn remedy(&self) -> &'static str {
         if self.page_cache {

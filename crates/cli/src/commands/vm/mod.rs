@@ -3,7 +3,7 @@
 mod args;
 mod check;
 mod kernel;
-mod machine;
+pub(crate) mod machine;
 mod run;
 
 use std::process::ExitCode;
