@@ -3,6 +3,7 @@
 mod bed;
 mod build;
 mod chart;
+mod guests;
 mod inside;
 mod interrupt;
 mod programs;
@@ -28,6 +29,8 @@ pub(crate) enum Section {
     Mounts,
     /// Programs in place
     Programs,
+    /// The first output of guests
+    Guests,
 }
 
 /// Measures these, or all; only all of it, which is one run, is written to the page.
@@ -36,7 +39,10 @@ pub(crate) fn run(sections: &[Section]) -> Result<()> {
     let sections = if sections.is_empty() { all } else { sections };
     interrupt::notice()?;
     let mut bed = Bed::make()?;
-    if [Section::Build, Section::Reads, Section::Programs].iter().any(|section| sections.contains(section)) {
+    if [Section::Build, Section::Reads, Section::Programs, Section::Guests]
+        .iter()
+        .any(|section| sections.contains(section))
+    {
         bed.add_debian()?;
     }
     let mut comparisons = Vec::new();
@@ -53,6 +59,7 @@ pub(crate) fn run(sections: &[Section]) -> Result<()> {
                 comparisons.extend(programs::whole_runs(&bed)?);
                 comparisons.extend(programs::steady(&bed)?);
             }
+            Section::Guests => comparisons.extend(guests::first_output(&bed)?),
         }
     }
     report::print(&comparisons);
