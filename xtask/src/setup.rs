@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 /// What is needed, and the Debian package that has it. A name with a slash is a file, otherwise a program.
-const NEEDED: [(&str, &str); 26] = [
+const NEEDED: [(&str, &str); 28] = [
     ("mke2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
