@@ -46,7 +46,16 @@ impl Progress {
         progress
     }
 
-    /// So many bytes are done, of so many.
+    /// For a few long steps, which Ctrl-C may end as they stand.
+    pub(crate) fn of_steps(what: &'static str) -> Self {
+        let progress = Progress::without_interrupt(what);
+        progress.begin(what, 1, false);
+        progress.shown.store(true, Ordering::Relaxed);
+        progress.bar.set_draw_target(ProgressDrawTarget::stderr());
+        progress
+    }
+
+    /// So many bytes, or steps, are done, of so many.
     pub(crate) fn at(&self, done: u64, of: u64) {
         self.bar.set_length(of);
         self.bar.set_position(done);

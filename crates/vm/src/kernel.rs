@@ -154,41 +154,53 @@ fn modules(directory: &Path) -> Vec<PathBuf> {
 
 /// Gets Debian's kernel for clouds by the system's package tool, and keeps of it what guests need. Nothing is installed.
 ///
+/// `stopped` is asked when a package could not be had: whether there is no use in going on.
+///
 /// # Errors
 /// [`Error::Fetch`] with what the tool said.
-pub fn fetch() -> Result<Kernel> {
+pub fn fetch(stopped: &dyn Fn() -> bool) -> Result<Kernel> {
     let cache = cache();
     fs::create_dir_all(&cache).doing(|| format!("make {}", cache.display()))?;
     let work = tempfile::Builder::new().prefix(".new-").tempdir_in(&cache);
     let work = work.doing(|| format!("write in {}", cache.display()))?;
     let packages = candidates();
-    let mut said =
-        String::from("no package of such a kernel is known to apt-get: run `apt-get update`, or add Debian's sources");
+    let none = "no package of such a kernel is known to apt-get: run `apt-get update`, or add Debian's sources";
+    let mut last = Error::Fetch(none.into());
     for package in &packages {
-        match tool(Command::new("apt-get").args(["download", package]).current_dir(work.path())) {
-            Ok(_) => {}
-            Err(error) => {
-                said = error;
-                continue;
-            }
+        match unpack(package, work.path()) {
+            Ok(kernel) => return keep(&kernel, &work.path().join(package), &cache),
+            Err(error) if stopped() => return Err(error),
+            Err(error) => last = error,
         }
-        let Some(archive) = only(work.path(), ".deb") else { continue };
-        let tree = work.path().join("tree");
-        tool(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree)).map_err(Error::Fetch)?;
-        let image = images(&tree.join("boot")).pop().ok_or_else(|| Error::Fetch(format!("{package} has no kernel")))?;
-        let kernel = Kernel::at(&image)?;
-        prune(&tree, &kernel).doing(|| format!("write in {}", work.path().display()))?;
-        let version = image.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
-        let place = cache.join(&version);
-        // There already, or just made by another one who gets it: a kernel of the same version is the same.
-        if let Err(error) = fs::rename(&tree, &place)
-            && !place.exists()
-        {
-            return Err(error).doing(|| format!("make {}", place.display()));
-        }
-        return Kernel::at(&place.join("boot").join(format!("vmlinuz-{version}")));
     }
-    Err(Error::Fetch(said))
+    Err(last)
+}
+
+/// Downloads a package and unpacks it to a directory of its name in `work`.
+fn unpack(package: &str, work: &Path) -> Result<Kernel> {
+    let tree = work.join(package);
+    fs::create_dir(&tree).doing(|| format!("write in {}", work.display()))?;
+    tool(Command::new("apt-get").args(["download", package]).current_dir(&tree)).map_err(Error::Fetch)?;
+    let archive = only(&tree, ".deb").ok_or_else(|| Error::Fetch(format!("apt-get gave no file for {package}")))?;
+    tool(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree)).map_err(Error::Fetch)?;
+    let image = images(&tree.join("boot")).pop().ok_or_else(|| Error::Fetch(format!("{package} has no kernel")))?;
+    let kernel = Kernel::at(&image)?;
+    prune(&tree, &kernel).doing(|| format!("write in {}", tree.display()))?;
+    Ok(kernel)
+}
+
+/// Gives what was unpacked its place in the cache, instead of one of the same version that is there.
+fn keep(kernel: &Kernel, tree: &Path, cache: &Path) -> Result<Kernel> {
+    let name = kernel.image.file_name().unwrap_or_default();
+    let place = cache.join(name.to_string_lossy().replace("vmlinuz-", ""));
+    // Under the old one's name there is nothing for a moment; whoever looks then gets one, too, and the same.
+    let _ = fs::rename(&place, tree.with_extension("old"));
+    if let Err(error) = fs::rename(tree, &place)
+        && !place.exists()
+    {
+        return Err(error).doing(|| format!("make {}", place.display()));
+    }
+    Kernel::at(&place.join("boot").join(name))
 }
 
 /// Packages that have a kernel, best first: those that the packages named above stand for.

@@ -42,7 +42,8 @@ pub enum Attach {
 }
 
 impl Attach {
-    pub(crate) fn is_memory(self) -> bool {
+    /// Whether it is in place.
+    pub fn is_memory(self) -> bool {
         matches!(self, Self::Memory | Self::Nvdimm)
     }
 }

@@ -99,7 +99,7 @@ impl Args {
         let memory = options.memory;
         let bench = Bench { qemu, segment, options, disk };
         let mut curve = Curve::default();
-        let progress = Progress::without_interrupt("measuring");
+        let progress = Progress::of_steps("measuring");
         let total = self.guests.len() as u64 * 3;
         for (at, &count) in self.guests.iter().enumerate() {
             let at = at as u64 * 3;

@@ -123,12 +123,13 @@ impl Args {
             let running = Running { handle: guest.handle()?, started: Arc::default() };
             guests.push((guest, streams, running));
         }
+        let in_place = options.attach.is_memory();
         let mut all = Vec::new();
         let mut serving = Vec::new();
         for (at, (guest, streams, running)) in guests.into_iter().enumerate() {
             let number = (self.count > 1).then_some(at + 1);
             all.push(Running { handle: running.handle.try_clone()?, started: Arc::clone(&running.started) });
-            serving.push(thread::spawn(move || serve(guest, streams, number, terminal.is_some(), &running)));
+            serving.push(thread::spawn(move || serve(guest, in_place, streams, number, terminal.is_some(), &running)));
         }
         let serving = thread::spawn(move || {
             let ends: Vec<_> = serving.into_iter().map(thread::JoinHandle::join).collect();
@@ -195,6 +196,7 @@ impl Running {
 /// Carries what the program reads and writes, and waits for its end.
 fn serve(
     mut guest: Guest,
+    in_place: bool,
     streams: Streams,
     number: Option<usize>,
     terminal: bool,
@@ -205,6 +207,10 @@ fn serve(
     let err = thread::spawn(move || say(errors, io::stderr(), number));
     let mounted = guest.mounted()?;
     tracing::info!("guest {}: in place: {}, mounted with {}", number.unwrap_or(1), mounted.in_place, mounted.options);
+    if in_place && !mounted.in_place {
+        let _ =
+            writeln!(io::stderr(), "warning: the guest says that its files are not in place; `xip vm check` has more");
+    }
     guest.started()?;
     running.started.store(true, Ordering::Release);
     // Only now: as long as the guest starts, Ctrl-C is a signal.
