@@ -154,7 +154,7 @@ fn modules(directory: &Path) -> Vec<PathBuf> {
 
 /// Gets Debian's kernel for clouds by the system's package tool, and keeps of it what guests need. Nothing is installed.
 ///
-/// `stopped` is asked when a package could not be had: whether there is no use in going on.
+/// `stopped` is asked before each package: whether there is no use in going on.
 ///
 /// # Errors
 /// [`Error::Fetch`] with what the tool said.
@@ -167,9 +167,11 @@ pub fn fetch(stopped: &dyn Fn() -> bool) -> Result<Kernel> {
     let none = "no package of such a kernel is known to apt-get: run `apt-get update`, or add Debian's sources";
     let mut last = Error::Fetch(none.into());
     for package in &packages {
+        if stopped() {
+            break;
+        }
         match unpack(package, work.path()) {
             Ok(kernel) => return keep(&kernel, &work.path().join(package), &cache),
-            Err(error) if stopped() => return Err(error),
             Err(error) => last = error,
         }
     }
