@@ -28,6 +28,11 @@ impl Failure {
 
     /// The reader of our output is gone (`xip ls | head`): stop without a word.
     pub(crate) fn reader_gone() -> Self {
+        Failure::silent()
+    }
+
+    /// There is nothing to say.
+    pub(crate) fn silent() -> Self {
         Failure { messages: Vec::new(), remedy: None, code: FAILED, signal: None }
     }
 

@@ -59,6 +59,11 @@ impl Paint {
         Paint { on: terminal && !unwanted }
     }
 
+    /// No colours.
+    pub(crate) fn none() -> Self {
+        Paint { on: false }
+    }
+
     fn wrap(self, code: &str, text: &str) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

@@ -1,6 +1,7 @@
 //! Ctrl-C that cleans up, and death by the signal that a program died of.
 
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -64,6 +65,22 @@ impl Waiting {
 
     pub(crate) fn waker(&self) -> io::Result<Waker> {
         Ok(Waker { ended: Arc::clone(&self.ended), waker: self.waker.try_clone()? })
+    }
+
+    /// From here on this signal wakes, too, and says nothing else.
+    pub(crate) fn also(&self, number: i32) -> io::Result<()> {
+        low_level::pipe::register(number, self.waker.try_clone()?).map(drop)
+    }
+
+    /// What can be read from when a signal has come: for those who wait for something else, too. Then [`Waiting::now`] tells.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.woken.as_fd()
+    }
+
+    /// The signal that has come, if it is one that asks to stop.
+    pub(crate) fn now(&self) -> Option<i32> {
+        let _ = (&self.woken).read(&mut [0; 64]);
+        self.interrupt.take()
     }
 
     /// The next signal; `None` at the end.

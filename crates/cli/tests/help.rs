@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use common::Place;
 
-const COMMANDS: [&str; 11] = ["build", "check", "info", "load", "ls", "stat", "rm", "run", "demo", "completion", "man"];
+const COMMANDS: [&str; 12] =
+    ["build", "check", "info", "load", "ls", "stat", "top", "rm", "run", "demo", "completion", "man"];
 
 #[test]
 fn help_lists_every_command_and_every_command_has_examples() {
@@ -24,7 +25,7 @@ fn help_lists_every_command_and_every_command_has_examples() {
 #[test]
 fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
     let place = Place::new();
-    let nonsense: [&[&str]; 27] = [
+    let nonsense: [&[&str]; 30] = [
         &[],
         &["frobnicate"],
         &["build"],
@@ -50,6 +51,9 @@ fn nonsense_ends_with_the_usage_code_and_touches_nothing() {
         &["run", "debian", "--"],
         &["run", "", "--", "true"],
         &["rm"],
+        &["top", "--interval", "0"],
+        &["top", "--count", "0"],
+        &["top", "--once", "--count", "2"],
         &["check"],
         &["check", "a", "--quiet", "--json"],
     ];

@@ -286,6 +286,32 @@ fn a_holder_that_is_killed_takes_its_own_generation_only() {
     assert_eq!(world.entries(), ["a"]);
 }
 
+/// One step: there is no time at which the name leads to nothing, however short.
+#[test]
+fn the_name_is_there_at_every_moment() {
+    let world = World::new();
+    let image = world.image("a", 1, 0);
+    world.load(&image, None).unwrap();
+    let (name, end) = (world.store_path().join("a"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let (mut looks, mut missing) = (0_u64, 0);
+            while !end.load(Ordering::Relaxed) {
+                looks += 1;
+                missing += u64::from(name.symlink_metadata().is_err());
+            }
+            (looks, missing)
+        });
+        for seed in 1..=200 {
+            world.image("a", 1, seed);
+            assert!(world.load(&image, None).unwrap().replaced.is_some());
+        }
+        end.store(true, Ordering::Relaxed);
+        let (looks, missing) = looking.join().unwrap();
+        assert!(looks > 100_000 && missing == 0, "missing {missing} times of {looks}");
+    });
+}
+
 /// What stays when a new holder is killed when its socket has the name of the old one to be, and has not yet changed places with it.
 #[test]
 fn a_holder_that_is_killed_half_way_to_the_name_leaves_nothing() {

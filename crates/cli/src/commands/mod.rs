@@ -15,6 +15,7 @@ mod run;
 mod save;
 pub(crate) mod segments;
 mod stat;
+mod top;
 mod umount;
 mod vm;
 
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     Load(load::Args),
     Ls(ls::Args),
     Stat(stat::Args),
+    Top(top::Args),
     Rm(rm::Args),
     Save(save::Args),
     Run(run::Args),
@@ -58,6 +60,7 @@ impl Command {
             Command::Load(args) => args.run(output).map(done),
             Command::Ls(args) => args.run(output).map(done),
             Command::Stat(args) => args.run(output).map(done),
+            Command::Top(args) => args.run(output).map(done),
             Command::Rm(args) => args.run(output).map(done),
             Command::Save(args) => args.run(output).map(done),
             Command::Run(args) => args.run(output),

@@ -288,7 +288,7 @@ fn text(report: &Report) -> String {
         table.row([printable(path), size(file.bytes_in_place), file.mappings_in_place.to_string(), why.join(", ")]);
     }
     if !report.files.is_empty() {
-        text += &table.text(Paint::new(false));
+        text += &table.text(Paint::none());
     }
     text
 }

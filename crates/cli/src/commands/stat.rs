@@ -90,6 +90,11 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
     if stat.not_visible > 0 {
         output.line(format!("not seen    {} of others", count(stat.not_visible, "process", "processes")))?;
     }
+    if stat.processes.is_empty() { output.line("nobody maps it now") } else { output.table(&processes(stat)) }
+}
+
+/// Who maps it.
+pub(crate) fn processes(stat: &Stat) -> Table {
     let mut table =
         Table::new(&["process", ">pid", "role", ">mapped", ">in place", ">its share", ">copied", ">huge pages"]);
     for mapper in &stat.processes {
@@ -104,7 +109,7 @@ fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
             size(mapper.huge),
         ]);
     }
-    if stat.processes.is_empty() { output.line("nobody maps it now") } else { output.table(&table) }
+    table
 }
 
 fn role(mapper: &Mapper) -> &'static str {
