@@ -1,10 +1,13 @@
 //! How results look: tables for people, JSON for programs, colours only where a terminal shows them.
 
+use std::fs::{self, Permissions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{Doing, Failure};
 
 /// Standard output.
 #[derive(Clone, Copy)]
@@ -171,6 +174,47 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 /// Many characters a terminal would act on are not printed as they are: names come from images.
 pub(crate) fn printable(name: &str) -> String {
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+/// A file that a result goes to: opened before the work, so that the work is not lost for want of it; a regular one is written beside
+/// what has its name and then takes its place.
+pub(crate) struct NewFile {
+    path: PathBuf,
+    to: To,
+}
+
+enum To {
+    Beside(tempfile::NamedTempFile),
+    /// A device or pipe, which is written to as it is.
+    Itself(fs::File),
+}
+
+impl NewFile {
+    pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        let what = || format!("cannot write {}", path.display());
+        // What a link leads to is the file.
+        let path = path.canonicalize().unwrap_or_else(|_| path.into());
+        let special = fs::metadata(&path).is_ok_and(|known| !known.is_file());
+        let to = if special {
+            To::Itself(fs::File::options().write(true).open(&path).doing(what)?)
+        } else {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let mut builder = tempfile::Builder::new();
+            To::Beside(builder.permissions(Permissions::from_mode(0o666)).tempfile_in(directory).doing(what)?)
+        };
+        Ok(Self { path, to })
+    }
+
+    pub(crate) fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        let path = &self.path;
+        let written = match self.to {
+            To::Itself(mut file) => file.write_all(bytes),
+            To::Beside(mut file) => {
+                file.write_all(bytes).and_then(|()| file.persist(path).map(drop).map_err(|error| error.error))
+            }
+        };
+        written.doing(|| format!("cannot write {}", path.display()))
+    }
 }
 
 /// A size on the command line: bytes, or with `K`, `M`, `G`, `T` (also `KiB`, `MiB`, ...): powers of 1024.

@@ -6,6 +6,7 @@ mod guests;
 
 use common::{Place, Ran, text};
 use guests::{Guests, Waiting, lives};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
@@ -90,6 +91,47 @@ fn a_shared_directory_is_seen_and_written() {
     assert_eq!(nowhere.output.status.code(), Some(125), "{}", nowhere.err);
     nowhere.says("no directory /mnt").says("--overlay");
     guests.run(&["--share", text(&guests.image)], "true", "").says("Not a directory");
+    guests.run(&["--share", "/nonexistent"], "true", "").says("No such file");
+}
+
+/// A name is one name, whatever is in it; and who serves the directory is missed when it has gone.
+#[test]
+fn a_shared_directory_may_have_any_name_and_a_guest_does_not_outlive_who_serves_it() {
+    let guests = Guests::new();
+    let odd = guests.place.path("a b,source=etc");
+    fs::create_dir_all(&odd).unwrap();
+    fs::write(odd.join("in"), "the right one\n").unwrap();
+    let script = "cat /mnt/in; echo ready; read -r end; exec cat /mnt/in";
+    let mut xip = guests.xip(["vm", "run", "--overlay", "--share", "a b,source=etc"]);
+    xip.args([text(&guests.image), "--", "sh", "-c", script]).current_dir(odd.parent().unwrap());
+    let mut xip = Waiting(xip.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(xip.0.stdout.take().unwrap()).lines();
+    assert_eq!([lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()], ["the right one", "ready"]);
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", xip.0.id())).unwrap();
+    let named = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().starts_with("virtiofsd");
+    let serving: i32 = children.split_whitespace().find(named).unwrap().parse().unwrap();
+    kill_process(Pid::from_raw(serving).unwrap(), Signal::KILL).unwrap();
+    let mut said = String::new();
+    xip.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(xip.0.wait().unwrap().code(), Some(125), "{said}");
+    assert!(said.contains("virtiofsd, which serves the shared directory, has ended"), "{said}");
+}
+
+/// A program that does not obey is not what keeps a guest: the second SIGTERM ends that.
+#[test]
+fn a_second_request_to_end_ends_the_guest() {
+    let guests = Guests::new();
+    let script = "trap 'echo no' TERM; echo ready; while :; do sleep 1; done";
+    let mut xip = guests.xip(["vm", "run", text(&guests.image), "--", "sh", "-c", script]);
+    let mut xip = Waiting(xip.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(xip.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    let pid = Pid::from_child(&xip.0);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "no");
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = xip.0.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::TERM.as_raw()));
 }
 
 #[test]

@@ -52,8 +52,7 @@ impl MappedFile {
     /// It is not a regular file or shared-memory object; it is empty, or not whole pages; the system's.
     pub fn open(file: impl Into<OwnedFd>, access: Access) -> Result<Self> {
         let fd = file.into();
-        let start = crate::nvdimm::data_offset(&fd);
-        let len = map_len(&fd, start)?;
+        let (start, len) = map_range(&fd)?;
         Self::map(fd, start, len, access, 0)
     }
 
@@ -258,17 +257,19 @@ impl Device for MappedFile {
     }
 }
 
-/// The length of a file that is to be mapped from `start` to its end.
-fn map_len(fd: &OwnedFd, start: u64) -> Result<usize> {
-    let bytes = file_len(fd)? - start;
+/// Where the device begins in a file that is to be mapped, and its length.
+fn map_range(fd: &OwnedFd) -> Result<(u64, usize)> {
+    let all = file_len(fd)?;
+    let start = crate::nvdimm::offset_in(fd, all);
+    let bytes = all - start;
     if !bytes.is_multiple_of(PAGE_BYTES) {
         return Err(Error::NotWholePages { path: path_of(fd), bytes });
     }
-    usize::try_from(bytes).map_err(|_| Error::TooLarge { path: path_of(fd), bytes })
+    Ok((start, usize::try_from(bytes).map_err(|_| Error::TooLarge { path: path_of(fd), bytes })?))
 }
 
 /// The length in bytes of a regular file or block device, more than 0.
-pub(crate) fn file_len(fd: &OwnedFd) -> Result<u64> {
+pub(crate) fn file_len(fd: &impl AsFd) -> Result<u64> {
     let file = |errno| Error::File { action: "inspect", path: path_of(fd), errno };
     let stat = rustix::fs::fstat(fd).map_err(file)?;
     let len = match FileType::from_raw_mode(stat.st_mode) {

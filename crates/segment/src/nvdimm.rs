@@ -18,14 +18,18 @@ const SIGNATURE: &[u8; 16] = b"NVDIMM_PFN_INFO\0";
 const IN_GUEST_MEMORY: u32 = 1;
 const SECTOR: u64 = 512;
 
-/// Where in a file the volume begins: [`HEADER_BYTES`] behind a header, else 0. A header that is damaged, or of another layout, is none.
+/// Where in a file or block device the volume begins: [`HEADER_BYTES`] behind a header, else 0. A header that is damaged, or of another
+/// layout, is none.
 pub fn data_offset(file: impl AsFd) -> u64 {
+    crate::file::file_len(&file).map_or(0, |bytes| offset_in(&file, bytes))
+}
+
+/// As [`data_offset`], for a file of so many bytes; fewer than these.
+pub(crate) fn offset_in(file: impl AsFd, bytes: u64) -> u64 {
     let mut block = [0; BLOCK];
     let read = rustix::io::pread(&file, &mut block, BLOCK as u64);
-    let long =
-        rustix::fs::fstat(&file).is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|len| len > HEADER_BYTES));
     let is_one = read == Ok(BLOCK) && block.starts_with(SIGNATURE) && field(&block, 56, 8) == HEADER_BYTES;
-    if is_one && long && field(&block, 4088, 8) == checksum(&block) { HEADER_BYTES } else { 0 }
+    if is_one && bytes > HEADER_BYTES && field(&block, 4088, 8) == checksum(&block) { HEADER_BYTES } else { 0 }
 }
 
 fn field(block: &[u8; BLOCK], at: usize, len: usize) -> u64 {

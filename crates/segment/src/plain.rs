@@ -25,8 +25,9 @@ impl PlainFile {
     /// It is not a regular file or block device, or is empty; the system's.
     pub fn open(file: impl Into<OwnedFd>, access: Access) -> Result<Self> {
         let fd = file.into();
-        let start = crate::nvdimm::data_offset(&fd);
-        let bytes = file_len(&fd)? - start;
+        let all = file_len(&fd)?;
+        let start = crate::nvdimm::offset_in(&fd, all);
+        let bytes = all - start;
         Ok(Self { fd, start, bytes, access })
     }
 

@@ -5,6 +5,7 @@
 use crate::error::Result;
 use crate::load;
 use crate::memory::{HUGE, cachestat};
+use crate::nvdimm::HEADER_BYTES;
 use crate::proc::{self, Process};
 use crate::segment::{Info, Segment, id_of};
 use serde::Serialize;
@@ -212,9 +213,10 @@ pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
 
 fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
     let command = process.command();
-    let role = if serves(&command, areas, size) {
+    let program = process.program();
+    let role = if serves(&program, areas, size) {
         Role::Serves
-    } else if is_whole(areas, size) && is_hypervisor(&process.program()) {
+    } else if is_whole(areas, size) && is_hypervisor(&program) {
         Role::Guest
     } else {
         Role::Uses
@@ -222,15 +224,17 @@ fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
     User { pid: process.pid, command, role }
 }
 
-/// Whether a process of that name with these mappings of a segment serves it. A program that is run from it maps files,
-/// never the whole; a library user's process has another name.
-fn serves(command: &str, areas: &[proc::Area], size: u64) -> bool {
-    command == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
+/// Whether a process of a program file of that name with these mappings of a segment serves it. A program that is run from it maps
+/// files, never the whole; a library user's has another name.
+fn serves(program: &str, areas: &[proc::Area], size: u64) -> bool {
+    program == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
 }
 
-/// Whether these are as long as the segment. A hypervisor that itself is run from a segment maps its program file.
+/// Whether these are as long as the segment, but for a header. A hypervisor that itself is run from a segment maps its program file.
 fn is_whole(areas: &[proc::Area], size: u64) -> bool {
-    !areas.is_empty() && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= size
+    // One that is no longer than a header has none.
+    let whole = if size > HEADER_BYTES { size - HEADER_BYTES } else { size };
+    !areas.is_empty() && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= whole
 }
 
 /// Whether a program file of that name runs virtual machines, of which one process is one. By the file and not by the name of

@@ -1,7 +1,7 @@
 //! Guests that others start: the command line or configuration of a hypervisor, with its quirks (`docs/guests.md`).
 
 use crate::error::{Error, Result};
-use crate::guest::{Options, Talk};
+use crate::guest::{Options, Talk, check_memory};
 use crate::job;
 use crate::qemu::{ALIGNMENT, Accelerator, Attach, Machine, Qemu};
 use serde_json::{Value, json};
@@ -45,17 +45,19 @@ pub fn initramfs(vmm: Vmm, options: &Options) -> Result<Vec<u8>> {
 /// Also what is to be said of it.
 ///
 /// # Errors
-/// [`Error::Size`].
-pub fn describe(
+/// [`Error::Size`], [`Error::Memory`], [`Error::Unfit`], [`Error::NotText`].
+pub fn describe<'a>(
     vmm: Vmm,
-    segment: &Path,
+    segment: &'a Path,
     size: u64,
-    initramfs: &Path,
-    options: &Options,
+    initramfs: &'a Path,
+    options: &'a Options,
 ) -> Result<(Description, Vec<String>)> {
     if options.attach.is_memory() && !size.is_multiple_of(ALIGNMENT) {
         return Err(Error::Size { bytes: size });
     }
+    check_memory(options.memory, size, 1)?;
+    options.kernel.check(options)?;
     let mut notes = Vec::new();
     let kernel = options.kernel.image();
     if matches!(vmm, Vmm::CloudHypervisor | Vmm::Firecracker) && !is_elf(kernel) {
@@ -68,8 +70,8 @@ pub fn describe(
     let disk = !options.attach.is_memory();
     // Only QEMU has NVDIMMs; to the others the image is memory all the same, and its header says where the volume begins.
     let line = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-    let (segment_text, kernel_text, initramfs_text) =
-        (segment.to_string_lossy(), kernel.to_string_lossy(), initramfs.to_string_lossy());
+    let text = |path: &'a Path| path.to_str().ok_or_else(|| Error::NotText(path.into()));
+    let (segment_text, kernel_text, initramfs_text) = (text(segment)?, text(kernel)?, text(initramfs)?);
     let description = match vmm {
         Vmm::Qemu => {
             // Where it is not installed, what it could do is not known.
@@ -97,7 +99,7 @@ pub fn describe(
                 ["--pmem".into(), format!("file={segment_text},discard_writes=on")]
             };
             let memory = format!("size={memory}M");
-            let mut command = line(&["cloud-hypervisor", "--kernel", &kernel_text, "--initramfs", &initramfs_text]);
+            let mut command = line(&["cloud-hypervisor", "--kernel", kernel_text, "--initramfs", initramfs_text]);
             command.extend(line(&["--cmdline", CONSOLE, "--cpus", "boot=1", "--memory", &memory]));
             command.extend(line(&device.each_ref().map(String::as_str)));
             command.extend(line(&["--serial", "tty", "--console", "off"]));
@@ -110,10 +112,10 @@ pub fn describe(
                 ["--pmem".into(), format!("{segment_text},ro=true")]
             };
             let memory = memory.to_string();
-            let mut command = line(&["crosvm", "run", "--mem", &memory, "--initrd", &initramfs_text]);
+            let mut command = line(&["crosvm", "run", "--mem", &memory, "--initrd", initramfs_text]);
             command.extend(line(&device.each_ref().map(String::as_str)));
             let serial = "type=stdout,hardware=serial,num=1,console=true,stdin=true";
-            command.extend(line(&["--serial", serial, "-p", CONSOLE, &kernel_text]));
+            command.extend(line(&["--serial", serial, "-p", CONSOLE, kernel_text]));
             Description::Command(command)
         }
         Vmm::Firecracker => {

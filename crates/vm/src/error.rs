@@ -77,11 +77,22 @@ pub enum Error {
         /// The end of what its kernel, and QEMU, said.
         console: String,
     },
+    /// Who served the shared directory has ended.
+    #[error("virtiofsd, which serves the shared directory, has ended, and the guest with it")]
+    ShareLost,
+    /// A file name that a hypervisor's options cannot carry: `EINVAL`.
+    #[error("{} is not UTF-8: give it another name", .0.display())]
+    NotText(PathBuf),
     /// A guest cannot have so much memory, or cannot do with so little: `ENOMEM`.
-    #[error("a guest with {} MiB of memory: it needs {} MiB at least, and this machine has {} MiB available", memory >> 20, least.div_ceil(1 << 20), most >> 20)]
+    #[error(
+        "{} with {} MiB of memory: a guest needs {} MiB at least, and this machine has {} MiB available",
+        guests(*count), memory >> 20, least.div_ceil(1 << 20), most >> 20
+    )]
     Memory {
-        /// What was asked for, in bytes.
+        /// What was asked for each, in bytes.
         memory: u64,
+        /// How many guests.
+        count: u64,
         /// The least for this segment, in bytes.
         least: u64,
         /// What the machine has, in bytes.
@@ -95,6 +106,10 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+fn guests(count: u64) -> String {
+    if count == 1 { "a guest".into() } else { format!("{count} guests, each") }
 }
 
 fn tail(console: &str) -> String {

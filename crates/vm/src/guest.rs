@@ -5,10 +5,10 @@ use crate::job::archive;
 use crate::kernel::Kernel;
 use crate::qemu::{ALIGNMENT, Attach, Machine, Qemu, inherited as path_of};
 use crate::said::{Ended, Mounted, Said, refused};
-use crate::share::{Serving, Share};
+use crate::share::{Serving, Share, handle_of, starting};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::{Errno, dup};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::dup;
+use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
@@ -127,7 +127,7 @@ pub struct Guest {
     console: Console,
     outputs: [Arc<Progress>; 2],
     /// Who serves a directory to it.
-    _serving: Option<Serving>,
+    serving: Option<Serving>,
     /// A socket that is closed at this end has QEMU drop what it has not read yet.
     _input: UnixStream,
 }
@@ -143,7 +143,8 @@ impl Guest {
         }
         let mut initramfs = memory_file("xip-initramfs")?;
         initramfs.write_all(&archive(options)?).doing(|| "write the guest's first file system".into())?;
-        check_memory(options.memory, size)?;
+        check_memory(options.memory, size, 1)?;
+        options.kernel.check(options)?;
         let (console, for_console) = Console::begin()?;
         let messages = || for_console.try_clone().map(OwnedFd::from).doing(|| "copy a descriptor".into());
         let serving = options.share.as_ref().map(|share| Serving::start(share, messages()?)).transpose()?;
@@ -151,6 +152,7 @@ impl Guest {
         let lines = [pair()?, pair()?, pair()?, pair()?];
         let [control, input, out, errors] = lines;
         // QEMU inherits copies that are not closed when it is executed.
+        let alone = starting();
         let copy = |fd: BorrowedFd<'_>| dup(fd).doing(|| "copy a descriptor".into());
         let ports =
             [("xip.control", &control.1), ("xip.input", &input.1), ("xip.output", &out.1), ("xip.errors", &errors.1)];
@@ -175,25 +177,21 @@ impl Guest {
         let mut command = qemu.command(&machine);
         tracing::debug!("{command:?}");
         let command = command.stderr(Stdio::from(OwnedFd::from(for_console)));
-        let qemu = command.spawn().doing(|| "start QEMU".into())?;
-        drop(inherited);
-        let outputs: [Arc<Progress>; 2] = Default::default();
-        let output = |from, read: &Arc<Progress>| Output { from, read: Arc::clone(read) };
         // A terminal is one line for both ways.
         let to = if options.terminal.is_some() { out.0.try_clone() } else { input.0.try_clone() };
         let to = to.doing(|| "copy a descriptor".into())?;
+        let qemu = command.spawn().doing(|| "start QEMU".into())?;
+        drop((inherited, alone));
+        let outputs: [Arc<Progress>; 2] = Default::default();
+        let output = |from, read: &Arc<Progress>| Output { from, read: Arc::clone(read) };
         let streams = Streams { input: to, output: output(out.0, &outputs[0]), errors: output(errors.0, &outputs[1]) };
-        Ok((
-            Self {
-                qemu,
-                control: BufReader::new(control.0),
-                console,
-                outputs,
-                _serving: serving.map(|(serving, _)| serving),
-                _input: input.0,
-            },
-            streams,
-        ))
+        let serving = serving.map(|(serving, _)| serving);
+        let control = BufReader::new(control.0);
+        let mut guest = Self { qemu, control, console, outputs, serving, _input: input.0 };
+        if let Some(serving) = &mut guest.serving {
+            serving.end_with_it(handle_of(&guest.qemu)?);
+        }
+        Ok((guest, streams))
     }
 
     /// For signals and sizes of terminals.
@@ -202,10 +200,7 @@ impl Guest {
     /// [`Error::System`] when there are no descriptors left.
     pub fn handle(&self) -> Result<Handle> {
         let control = self.control.get_ref().try_clone().doing(|| "copy a descriptor".into())?;
-        let process = i32::try_from(self.qemu.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH);
-        let qemu =
-            process.and_then(|process| pidfd_open(process, PidfdFlags::empty())).doing(|| "watch QEMU".into())?;
-        Ok(Handle { control, qemu })
+        Ok(Handle { control, qemu: handle_of(&self.qemu)? })
     }
 
     /// QEMU's process.
@@ -265,11 +260,14 @@ impl Guest {
         let mut line = Vec::new();
         let got = (&mut self.control).take(LONGEST_LINE).read_until(b'\n', &mut line);
         if got.is_ok() && line.pop_if(|last| *last == b'\n').is_some() {
-            return Ok(String::from_utf8_lossy(&line).into_owned());
+            return Ok(shown(&String::from_utf8_lossy(&line)));
         }
         // It has ended, or says what no guest says.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+        if self.serving.as_ref().is_some_and(Serving::has_ended) {
+            return Err(Error::ShareLost);
+        }
         Err(Error::Lost { console: self.console.last_words() })
     }
 }
@@ -298,20 +296,29 @@ impl Console {
         let kept = self.0.take().and_then(|reading| reading.join().ok()).unwrap_or_default();
         let bytes = Vec::from(kept);
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<_> = text.lines().map(|line| shown(line.trim_end())).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 }
 
-/// Whether a guest can start with so much memory, beside a segment of `size` bytes, and this machine has it.
-fn check_memory(memory: u64, size: u64) -> Result<()> {
+/// What a guest says, for a terminal, which it is not to control.
+fn shown(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
+}
+
+/// Whether `count` guests can start with `memory` bytes each, beside a segment of `size` bytes, and this machine has that much.
+///
+/// # Errors
+/// [`Error::Memory`].
+pub fn check_memory(memory: u64, size: u64, count: u64) -> Result<()> {
     // Its kernel and first file system; and 64 bytes for each page of the segment.
     let least = LEAST_MEMORY + size / 64;
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let available =
         text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().split(' ').next()?.parse::<u64>().ok());
     let most = available.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024));
-    if (least..=most).contains(&memory) { Ok(()) } else { Err(Error::Memory { memory, least, most }) }
+    let enough = memory.checked_mul(count).is_some_and(|all| all <= most);
+    if memory >= least && enough { Ok(()) } else { Err(Error::Memory { memory, count, least, most }) }
 }
 
 impl Drop for Guest {

@@ -1,6 +1,8 @@
 //! A guest's kernel: where it is, what it can do, and how to get one.
 
 use crate::error::{Doing, Error, Result};
+use crate::guest::Options;
+use crate::qemu::Attach;
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The modules that a guest needs where they are not part of the kernel, each after those it needs itself.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
     "virtio",
     "virtio_ring",
     // How Firecracker attaches devices.
@@ -26,6 +28,9 @@ const MODULES: [&str; 15] = [
     "virtio_pmem",
     "virtio_blk",
     "overlay",
+    // Of a shared directory.
+    "fuse",
+    "virtiofs",
     // QEMU's `nvdimm` is found by ACPI.
     "nfit",
 ];
@@ -37,6 +42,9 @@ const BUILT_IN: [&str; 5] =
 const MODULAR: [&str; 5] =
     ["CONFIG_VIRTIO_PCI", "CONFIG_VIRTIO_CONSOLE", "CONFIG_VIRTIO_PMEM", "CONFIG_BLK_DEV_PMEM", "CONFIG_OVERLAY_FS"];
 
+/// What only some guests need.
+const SOMETIMES: [&str; 3] = ["CONFIG_ACPI_NFIT", "CONFIG_VIRTIO_BLK", "CONFIG_VIRTIO_FS"];
+
 /// Debian's kernel for guests in clouds, the newest first: what has `virtio_pmem` and is small.
 const PACKAGES: [&str; 2] = ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"];
 
@@ -46,6 +54,8 @@ pub struct Kernel {
     image: PathBuf,
     /// Files of modules, in the order in which they are loaded.
     modules: Vec<PathBuf>,
+    /// Those of [`SOMETIMES`] that it has not.
+    lacks: Vec<&'static str>,
 }
 
 /// Where `xip vm kernel` keeps kernels: `$XDG_CACHE_HOME/xip/kernel`, or `~/.cache/xip/kernel`.
@@ -77,6 +87,19 @@ impl Kernel {
         &self.modules
     }
 
+    /// Whether it can do what this guest needs beside what all need.
+    pub(crate) fn check(&self, options: &Options) -> Result<()> {
+        let needs = [
+            ("CONFIG_ACPI_NFIT", options.attach == Attach::Nvdimm),
+            ("CONFIG_VIRTIO_BLK", !options.attach.is_memory()),
+            ("CONFIG_VIRTIO_FS", options.share.is_some()),
+        ];
+        match needs.iter().find(|(option, needed)| *needed && self.lacks.contains(option)) {
+            Some((option, _)) => Err(Error::Unfit { kernel: self.image.clone(), missing: (*option).into() }),
+            None => Ok(()),
+        }
+    }
+
     fn newest(cache: &Path) -> Result<Self> {
         let none = || Error::NoKernel { looked: cache.into() };
         let entries = fs::read_dir(cache).map_err(|_| none())?;
@@ -95,7 +118,7 @@ impl Kernel {
         let places =
             [top.join("lib/modules"), top.join("usr/lib/modules"), "/lib/modules".into()].map(|at| at.join(version));
         let unfit = |missing: Vec<&str>| Error::Unfit { kernel: image.clone(), missing: missing.join(", ") };
-        let mut wanted_modules = false;
+        let (mut wanted_modules, mut lacks) = (false, Vec::new());
         // A kernel of one's own may have no such file; then the guest finds out.
         if let Ok(config) = fs::read_to_string(boot.join(format!("config-{version}"))) {
             let set = |option: &str, as_module: bool| {
@@ -109,6 +132,7 @@ impl Kernel {
             if !missing.is_empty() {
                 return Err(unfit(missing));
             }
+            lacks = SOMETIMES.into_iter().filter(|option| !set(option, true)).collect();
             wanted_modules = MODULAR.iter().any(|option| !set(option, false));
         }
         let directory = places.iter().find(|place| place.is_dir());
@@ -116,7 +140,7 @@ impl Kernel {
             return Err(Error::NoModules { kernel: image, wanted: places[2].clone() });
         }
         let modules = directory.map(|directory| modules(directory)).unwrap_or_default();
-        Ok(Self { image, modules })
+        Ok(Self { image, modules, lacks })
     }
 }
 

@@ -27,7 +27,7 @@ mod share;
 
 pub use describe::{Description, Vmm, describe, initramfs};
 pub use error::{Error, Result};
-pub use guest::{Guest, Handle, Options, Output, Streams, Talk};
+pub use guest::{Guest, Handle, Options, Output, Streams, Talk, check_memory};
 pub use kernel::{Kernel, cache, fetch};
 pub use qemu::{Accelerator, Attach, Qemu};
 pub use said::{End, Ended, Figures, Mounted, Sample};

@@ -97,24 +97,37 @@ impl Said {
             "ended" => {
                 let end = match (of("status"), of("signal")) {
                     (Some(status), _) => End::Exited(status.parse().ok()?),
-                    (None, signal) => End::Signalled(signal?.parse().ok()?),
+                    (None, signal) => End::Signalled(signal?.parse().ok().filter(|signal| ends_a_process(*signal))?),
                 };
-                let sample = number("files").and_then(|files| {
+                let sample = || {
                     Some(Sample {
-                        files,
+                        files: number("files")?,
                         looked_at: number("looked")?,
                         in_place: number("dax")?,
                         not_in_place: Some(text.to_owned()).filter(|text| !text.is_empty()),
                         parts: number("parts")?,
                         huge: number("huge")?,
                     })
-                });
+                };
+                let sample = if of("files").is_some() { Some(sample()?) } else { None };
+                if sample
+                    .as_ref()
+                    .is_some_and(|s| s.in_place > s.looked_at || s.looked_at > s.files || s.huge > s.parts)
+                {
+                    return None;
+                }
                 let written = [number("output")?, number("errors")?];
                 Some(Self::Ended(Ended { end, figures: figures()?, sample }, written))
             }
             _ => None,
         }
     }
+}
+
+/// Whether a process can have ended by a signal: those that stop one, or that do nothing by themselves, cannot be it.
+fn ends_a_process(signal: i32) -> bool {
+    // SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH.
+    (1..=64).contains(&signal) && !(17..=23).contains(&signal) && signal != 28
 }
 
 /// What was said is not what was waited for.

@@ -4,17 +4,16 @@ mod curve;
 mod html;
 mod measure;
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use xip_vm::Attach;
 
 use super::vm::machine::{Machine, say_if_slow, segment};
-use crate::failure::{Doing, Failure, USAGE};
-use crate::output::{Output, Table, size};
+use crate::failure::{Failure, USAGE};
+use crate::output::{NewFile, Output, Table, count, size};
 use crate::progress::Progress;
+use crate::signals::Interrupt;
 use curve::{Curve, Host};
 use measure::Bench;
 
@@ -83,35 +82,26 @@ impl Args {
         if !self.guests.is_sorted_by(|a, b| a < b) {
             return Err(Failure::new("--guests are not in rising order").remedy("--guests 1,2,4").with_code(USAGE));
         }
-        if self.machine.attach_disk() {
-            let error = "both sides are measured, with the segment as a disk too";
-            return Err(Failure::new(error).remedy("leave out --page-cache").with_code(USAGE));
-        }
+        let page = self.html.as_deref().map(NewFile::create).transpose()?;
         let (qemu, kernel) = self.machine.prerequisites()?;
         let (segment, _) = segment(&self.source, false)?;
         say_if_slow(&qemu, output);
         let work: Vec<String> =
             if self.program.is_empty() { WORK.map(str::to_owned).into() } else { self.program.clone() };
-        let mut options = self.machine.options(kernel, &segment);
+        let mut options = self.machine.options(kernel, &segment, false);
         options.program = work.iter().map(Into::into).collect();
         let disk = if options.attach == Attach::Nvdimm { Attach::Partition } else { Attach::Disk };
         let emulated = qemu.accelerator() == xip_vm::Accelerator::Emulation;
         let memory = options.memory;
-        let bench = Bench { qemu, segment, options, disk };
+        xip_vm::check_memory(memory, segment.info().size, self.guests.iter().copied().max().unwrap_or(1).into())?;
+        let interrupt = Interrupt::catch()?;
+        let bench = Bench { qemu, segment, options, disk, interrupt };
         let mut curve = Curve::default();
-        let progress = Progress::of_steps("measuring");
-        let total = self.guests.len() as u64 * 3;
-        for (at, &count) in self.guests.iter().enumerate() {
-            let at = at as u64 * 3;
-            progress.at(at, total);
-            let disk = bench.guests(bench.disk, count)?;
-            progress.at(at + 1, total);
-            let in_place = bench.guests(bench.options.attach, count)?;
-            progress.at(at + 2, total);
-            let processes = bench.processes(count)?;
-            curve.points.push(curve::Point { count, disk, in_place, processes });
+        let measured = self.measure(&bench, &mut curve);
+        // What was measured before something failed is worth telling.
+        if curve.points.is_empty() {
+            return measured;
         }
-        drop(progress);
         curve.find_break_even(bench.segment.info().size);
         let report = Report {
             segment: bench.segment.name().into(),
@@ -121,23 +111,25 @@ impl Args {
             memory,
             curve,
         };
-        if let Some(path) = &self.html {
-            write(path, &html::page(&report))?;
-        }
-        if self.json { output.json(&report) } else { text(&report, output) }
+        if self.json { output.json(&report) } else { text(&report, output) }?;
+        page.map_or(Ok(()), |page| page.write(html::page(&report).as_bytes())).and(measured)
     }
-}
 
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.persist(path)?;
-        fs::File::open(path).map(drop)
-    };
-    written().doing(|| format!("cannot write {}", path.display()))
+    fn measure(&self, bench: &Bench, curve: &mut Curve) -> Result<(), Failure> {
+        let progress = Progress::of_steps("measuring");
+        let total = self.guests.len() as u64 * 3;
+        for (at, &number) in self.guests.iter().enumerate() {
+            let at = at as u64 * 3;
+            progress.at(at, total);
+            let disk = bench.guests(bench.disk, number)?;
+            progress.at(at + 1, total);
+            let in_place = bench.guests(bench.options.attach, number)?;
+            progress.at(at + 2, total);
+            let processes = bench.processes(number)?;
+            curve.points.push(curve::Point { count: number, disk, in_place, processes });
+        }
+        Ok(())
+    }
 }
 
 fn text(report: &Report, output: Output) -> Result<(), Failure> {
@@ -190,10 +182,11 @@ fn findings(report: &Report) -> Vec<String> {
         lines.push(format!("of that it pays {} for the segment's page descriptors, used or not", size(bytes)));
     }
     lines.push(match report.curve.break_even {
-        Some(count) => format!(
-            "for this machine, the segment's {} pay off from {count} guests on{}",
+        Some(enough) => format!(
+            "for this machine, the segment's {} pay off from {} on{}",
             size(report.size),
-            if count > u64::from(last.count) { " (calculated from the last line)" } else { "" }
+            count(enough, "guest", "guests"),
+            if enough > u64::from(last.count) { " (calculated from the last line)" } else { "" }
         ),
         None => "for this machine, a guest in place is not cheaper: the segment's memory does not pay off".into(),
     });

@@ -1,16 +1,14 @@
 //! `xip vm args`: how a hypervisor starts a guest that has a segment.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use xip_vm::{Description, Kernel, Options, Vmm};
 
 use super::machine::{Machine, segment};
-use crate::failure::{Doing, Failure};
-use crate::output::Output;
+use crate::failure::Failure;
+use crate::output::{NewFile, Output};
 
 const HELP: &str = "\
 Prints the command line of QEMU, Cloud Hypervisor or crosvm, or the configuration file of Firecracker, for a guest that mounts the \
@@ -46,6 +44,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: Machine,
 
+    /// Give the guest the segment as a disk, not in place
+    #[arg(long)]
+    page_cache: bool,
+
     /// Take changes to files in the guest's memory, and forget them at the end
     #[arg(long)]
     overlay: bool,
@@ -78,18 +80,18 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let kernel: Kernel = self.machine.kernel()?;
         let (segment, _) = segment(&self.source, false)?;
-        let options = self.machine.options(kernel, &segment);
+        let options = self.machine.options(kernel, &segment, self.page_cache);
         let options = Options { overlay: self.overlay, program: self.program, ..options };
         let name = segment.name();
         let path = segment.path().ok_or_else(|| {
             Failure::new(format!("segment {name} has no holder that this user may look at"))
-                .remedy(format!("xip save {name} FILE, and use FILE as an image"))
+                .remedy(format!("xip save {name} FILE, and name that FILE in what is printed for an image"))
         })?;
         let vmm = Vmm::from(self.vmm);
-        let archive = xip_vm::initramfs(vmm, &options)?;
-        write(&self.initramfs, &archive)?;
-        let initramfs = self.initramfs.canonicalize()?;
+        let file = NewFile::create(&self.initramfs)?;
+        let initramfs = std::path::absolute(&self.initramfs)?;
         let (description, notes) = xip_vm::describe(vmm, &path, segment.info().size, &initramfs, &options)?;
+        file.write(&xip_vm::initramfs(vmm, &options)?)?;
         notes.into_iter().for_each(|note| output.aside(note));
         match description {
             Description::Config(config) => output.json(&config),
@@ -102,18 +104,6 @@ impl Args {
             }
         }
     }
-}
-
-/// Writes a file beside what has its name, and then in its place.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(bytes)?;
-        file.persist(path)?;
-        fs::File::open(path).map(drop)
-    };
-    written().doing(|| format!("cannot write {}", path.display()))
 }
 
 /// A word as a shell reads it.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::thread;
 
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: Machine,
 
+    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
+    #[arg(long)]
+    page_cache: bool,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -68,13 +73,13 @@ impl Args {
         let options = Options {
             program: self.program.clone(),
             sample: Some(self.files),
-            ..self.machine.options(kernel, &segment)
+            ..self.machine.options(kernel, &segment, self.page_cache)
         };
         let (mut guest, streams) = Guest::start(&qemu, segment.fd(), segment.info().size, &options)?;
         let carried = [streams.output, streams.errors].map(|stream| thread::spawn(|| carry(stream, io::stderr())));
-        drop(streams.input);
         let mounted = guest.mounted()?;
         guest.started()?;
+        let _ = streams.input.shutdown(Shutdown::Write);
         let Ended { end, figures, sample } = guest.wait()?;
         drop(guest);
         carried.map(thread::JoinHandle::join).into_iter().for_each(drop);
@@ -103,11 +108,16 @@ impl Args {
         if in_place {
             return Ok(());
         }
+        let remedy = if self.page_cache {
+            "without --page-cache the segment is no disk but memory"
+        } else {
+            "files that ext4 encrypts, verifies or keeps in their inodes cannot be; images that xip build makes have none"
+        };
         let Sample { looked_at, in_place, not_in_place, .. } = &checked.sample;
         let which = not_in_place.as_deref().map_or(String::new(), |file| format!(", such as {}", printable(file)));
         let error = format!("{} of {looked_at} files are not in place{which}", looked_at - in_place);
         Err(Failure::new(if *looked_at == 0 { "the volume has no file that is in place".into() } else { error })
-            .remedy(self.machine.remedy()))
+            .remedy(remedy))
     }
 }
 

@@ -20,10 +20,6 @@ pub(crate) struct Machine {
     /// Kernel of the guest: a file vmlinuz-VERSION, with its modules in ../lib/modules/VERSION or /lib/modules/VERSION
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-
-    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
-    #[arg(long)]
-    page_cache: bool,
 }
 
 impl Machine {
@@ -37,26 +33,12 @@ impl Machine {
         Ok(Kernel::find(self.kernel.as_deref())?)
     }
 
-    /// Whether the segment is to be a disk.
-    pub(crate) fn attach_disk(&self) -> bool {
-        self.page_cache
-    }
-
-    /// What to do when something is not in place.
-    pub(crate) fn remedy(&self) -> &'static str {
-        if self.page_cache {
-            "without --page-cache the segment is no disk but memory"
-        } else {
-            "files that ext4 encrypts, verifies or keeps in their inodes cannot be; images that xip build makes have none"
-        }
-    }
-
     /// A guest that has the segment, and runs nothing yet.
-    pub(crate) fn options(&self, kernel: Kernel, segment: &Segment) -> Options {
+    pub(crate) fn options(&self, kernel: Kernel, segment: &Segment, page_cache: bool) -> Options {
         Options {
             kernel,
             memory: self.memory,
-            attach: match (segment.data_offset() > 0, self.page_cache) {
+            attach: match (segment.data_offset() > 0, page_cache) {
                 (false, false) => Attach::Memory,
                 (true, false) => Attach::Nvdimm,
                 (false, true) => Attach::Disk,

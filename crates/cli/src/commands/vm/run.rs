@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use signal_hook::consts::SIGTERM;
 use xip_vm::{End, Guest, Handle, Options, Share, Streams};
 
 use super::machine::{Machine, say_if_slow, segment};
@@ -63,7 +64,12 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
 
-    /// Show a directory of this machine in the guest, at INSIDE (/mnt unless given); what the program writes there, it writes here
+    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
+    #[arg(long)]
+    page_cache: bool,
+
+    /// Show a directory of this machine in the guest, at INSIDE (/mnt unless given, and needed if there is a `:` in DIRECTORY); what
+    /// the program writes there, it writes here
     #[arg(long, value_name = "DIRECTORY[:INSIDE]", value_parser = OsStringValueParser::new().try_map(parse_share))]
     share: Option<Share>,
 
@@ -108,12 +114,13 @@ impl Args {
         let environment = self.environment(terminal.is_some())?;
         let (segment, lease) = segment(&self.source, self.rm)?;
         say_if_slow(&qemu, output);
-        let mut options = self.machine.options(kernel, &segment);
+        let mut options = self.machine.options(kernel, &segment, self.page_cache);
         // Of several of one name, the last counts.
         options.environment.extend(environment);
         let (workdir, program, share) = (self.workdir.clone(), self.program.clone(), self.share.clone());
         let options = Options { overlay: self.overlay, terminal, workdir, program, share, ..options };
         let size = segment.info().size;
+        xip_vm::check_memory(options.memory, size, self.count.into())?;
         // Before there is a guest: a signal that comes from here on ends it, or reaches its program.
         let waiting = Waiting::begin()?;
         let waker = waiting.waker()?;
@@ -136,9 +143,11 @@ impl Args {
             waker.end();
             ends
         });
-        let mut ended_by = None;
+        let (mut ended_by, mut terminated) = (None, false);
         while let Some(signal) = waiting.wait() {
-            let passed = all.iter().map(|guest| guest.pass(signal)).collect::<Vec<_>>();
+            // A program that does not obey, or a guest that hangs, is ended by the second one.
+            let again = signal == SIGTERM && std::mem::replace(&mut terminated, signal == SIGTERM);
+            let passed = all.iter().map(|guest| !again && guest.pass(signal) || guest.end()).collect::<Vec<_>>();
             ended_by = passed.contains(&false).then_some(signal).or(ended_by);
         }
         let ends = serving.join().unwrap_or_default();
@@ -181,15 +190,19 @@ struct Running {
 }
 
 impl Running {
-    /// Passes a signal on to the program. Before there is one, it ends the guest: then this is false.
+    /// Passes a signal on to the program; false when there is none yet.
     fn pass(&self, signal: i32) -> bool {
         let started = self.started.load(Ordering::Acquire);
         if started {
             self.handle.signal(signal);
-        } else {
-            self.handle.kill();
         }
         started
+    }
+
+    /// Ends the guest; never true, as nothing was passed.
+    fn end(&self) -> bool {
+        self.handle.kill();
+        false
     }
 }
 
