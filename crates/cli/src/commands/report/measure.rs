@@ -45,7 +45,10 @@ impl Bench {
             let (guest, streams) = Guest::start(&self.qemu, self.segment.fd(), self.segment.info().size, &options)?;
             ending.0.push(guest.handle()?);
             let done = done.clone();
-            thread::spawn(move || done.send(work(guest, streams)));
+            thread::spawn(move || {
+                // If nobody waits for it, the guest ends here.
+                let _ = done.send(work(guest, streams));
+            });
         }
         drop(done);
         // They live until all are measured.
@@ -94,7 +97,7 @@ impl Bench {
                     let error = "the work failed, or could not be run, as a process of this machine";
                     Failure::new(error).remedy("`xip run` shows what it says; the image needs /bin/sh for this")
                 };
-                done.send(if matches!(read, Some(Ok(1..))) { Ok(()) } else { Err(error()) })
+                let _ = done.send(if matches!(read, Some(Ok(1..))) { Ok(()) } else { Err(error()) });
             });
         }
         drop(done);
