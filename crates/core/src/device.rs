@@ -56,6 +56,12 @@ pub trait Device {
     /// As [`Device::direct_access`]; then `to` may be partly filled.
     #[inline]
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        if let Some((page, within)) = in_one_page(at, to.len()) {
+            let region = self.direct_access(page, 1)?;
+            if region.read(within, to) == to.len() {
+                return Ok(());
+            }
+        }
         let mut done = 0;
         while done < to.len() {
             let (region, within) = stretch(self.pages(), at, done, to.len(), |p, n| self.direct_access(p, n))?;
@@ -70,6 +76,12 @@ pub trait Device {
     /// As [`Device::direct_access_mut`]; then part of it may be written.
     #[inline]
     fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        if let Some((page, within)) = in_one_page(at, from.len()) {
+            let region = self.direct_access_mut(page, 1)?;
+            if region.write(within, from) == from.len() {
+                return Ok(());
+            }
+        }
         let mut done = 0;
         while done < from.len() {
             let (region, within) = stretch(self.pages(), at, done, from.len(), |p, n| self.direct_access_mut(p, n))?;
@@ -182,6 +194,14 @@ pub fn check_bytes(at: u64, len: u64, pages: u64) -> Result<u64, Error> {
         Some(end) if end.div_ceil(PAGE_BYTES) <= pages => Ok(end),
         _ => Err(Error::OutOfRange { first: PageNo(at / PAGE_BYTES), count: len.div_ceil(PAGE_BYTES), pages }),
     }
+}
+
+/// The page that holds all of `len` bytes at `at`, and where in it they are: so it is with nearly all records of metadata.
+#[inline(always)]
+fn in_one_page(at: u64, len: usize) -> Option<(PageNo, usize)> {
+    // The remainder is below 4096.
+    let within = (at % PAGE_BYTES) as usize;
+    (len <= PAGE_SIZE - within && len > 0).then_some((PageNo(at / PAGE_BYTES), within))
 }
 
 /// The region that holds byte `at + done`, and where in it that byte is.

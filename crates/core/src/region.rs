@@ -160,7 +160,9 @@ impl<'a> RegionMut<'a> {
     /// Copies `bytes` to `at`; how many: what fits.
     #[inline]
     pub fn write(&self, at: usize, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.0.len.saturating_sub(at));
+        let room = self.0.len.saturating_sub(at);
+        // Not the smaller of the two: where the caller's length is a constant, what fits is one store.
+        let count = if bytes.len() <= room { bytes.len() } else { room };
         if count != 0 {
             // SAFETY: `at + count <= len`, so the target is mapped and writable (`new`). No reference into the region
             // exists unless it is sealed, and a writable one never is; `bytes` therefore cannot overlap it.

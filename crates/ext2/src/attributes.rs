@@ -4,9 +4,8 @@
 //! it; the old one is given back after. The block's number, the attributes in the inode and the time change at once.
 
 use crate::error::Error;
-use crate::inode::{InodeNo, SetAttributes};
+use crate::inode::{InodeNo, Node, SetAttributes};
 use crate::intent::Intent;
-use crate::raw::RawInode;
 use crate::volume::Volume;
 use crate::xattr::{self, BlockChange, Storage, acl};
 use xip_core::{Device, Env, LockId};
@@ -43,16 +42,16 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn set_xattr(&self, number: InodeNo, name: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
-        let inode = self.read_inode(number)?;
+        let node = self.node(number)?;
         let Some(list) = value.filter(|_| name == xattr::ACCESS) else {
             return self.change_attribute(number, name, value, &SetAttributes::default());
         };
         xattr::check_list(list)?;
         let (mode, more) = acl::mode(list);
-        let permissions = Some(inode.permissions & !0o777 | mode);
+        let permissions = Some(node.permissions() & !0o777 | mode);
         let change = SetAttributes { permissions, ..SetAttributes::default() };
         let done = self.change_attribute(number, name, more.then_some(list), &change);
-        if more || done != Err(Error::NoAttribute) { done } else { self.store_attributes(number, &change) }
+        if more || done != Err(Error::NoAttribute) { done } else { self.store_attributes(&node, &change) }
     }
 
     /// As [`Volume::set_xattr`], by one who has the file's lock, and with a change of the inode at once.
@@ -63,11 +62,11 @@ impl<D: Device, E: Env> Volume<D, E> {
         value: Option<&[u8]>,
         change: &SetAttributes,
     ) -> Result<(), Error> {
-        let old_raw = self.raw_inode(number)?;
-        let mut raw = old_raw;
+        let node = self.node(number)?;
+        let mut raw = node.raw;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
-        let (area_at, area_len) = self.read_area(number, &raw, &mut area)?;
-        let old = self.read_block(number, &raw, &mut block)?;
+        let (area_at, area_len) = self.read_area(&node, &mut area)?;
+        let old = self.read_block(&node, &mut block)?;
         let old_area = area;
         let (area, block) = (&mut area[..area_len], &mut block[..self.geometry.block_size as usize]);
         let changed = xattr::set(area, block, old.is_some(), number.0, name, value)?;
@@ -87,7 +86,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         change.apply(&mut raw, self.env.now());
         let mut intent = Intent::new();
-        intent.inode(self.inode_at(number)?, &old_raw, &raw)?;
+        intent.inode(node.at, &node.raw, &raw)?;
         intent.change(area_at, &old_area[..area_len], area)?;
         let applied = self.apply(self.fence()?, &mut intent);
         if let Some(new) = new {
@@ -117,31 +116,30 @@ impl<D: Device, E: Env> Volume<D, E> {
         number: InodeNo,
         what: impl FnOnce(&Storage<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.read_inode(number)?;
-        let raw = self.raw_inode(number)?;
+        let node = self.node(number)?;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
-        let (_, area_len) = self.read_area(number, &raw, &mut area)?;
-        let has_block = self.read_block(number, &raw, &mut block)?.is_some();
+        let (_, area_len) = self.read_area(&node, &mut area)?;
+        let has_block = self.read_block(&node, &mut block)?.is_some();
         let block = has_block.then_some(&block[..self.geometry.block_size as usize]);
         what(&Storage { in_inode: &area[..area_len], block, inode: number.0 })
     }
 
     /// Reads what the inode holds of attributes: where it stands, and how long it is.
-    fn read_area(&self, number: InodeNo, raw: &RawInode, to: &mut [u8; 4096]) -> Result<(u64, usize), Error> {
-        let (at, len) = self.attribute_area(number, raw)?;
+    fn read_area(&self, node: &Node, to: &mut [u8; 4096]) -> Result<(u64, usize), Error> {
+        let (at, len) = self.attribute_area(node);
         self.device.read(at, &mut to[..len])?;
         Ok((at, len))
     }
 
     /// Reads the block of attributes, if there is one: its number.
-    fn read_block(&self, number: InodeNo, raw: &RawInode, to: &mut [u8; 4096]) -> Result<Option<u32>, Error> {
-        let block = raw.attribute_block();
+    fn read_block(&self, node: &Node, to: &mut [u8; 4096]) -> Result<Option<u32>, Error> {
+        let block = node.raw.attribute_block();
         if block == 0 {
             return Ok(None);
         }
         if !self.is_file_block(block)? {
             let what = "a block of attributes that cannot be one";
-            return Err(Error::Corrupt { what, inode: number.0, at: block.into() });
+            return Err(Error::Corrupt { what, inode: node.number.0, at: block.into() });
         }
         self.device.read(self.geometry.byte(block), &mut to[..self.geometry.block_size as usize])?;
         Ok(Some(block))

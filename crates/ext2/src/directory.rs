@@ -5,10 +5,11 @@ use crate::dir::{self, DirBlocks, DirEntry, Listing, Order};
 use crate::error::Error;
 use crate::file::Blocks;
 use crate::geometry::feature;
-use crate::inode::{FLAG_INDEX, Inode, InodeNo, Kind};
+use crate::inode::{FLAG_INDEX, InodeNo, Kind, Node};
 use crate::intent::Intent;
 use crate::raw::{INODE_BLOCKS, RawInode};
 use crate::volume::Volume;
+use core::cell::Cell;
 use xip_core::{Device, Env, LockId, PageIndex, PageNo, Region};
 
 /// The most blocks that change together when a directory grows: a leaf, a table, and a new one.
@@ -17,6 +18,8 @@ const MOST: usize = 3;
 /// The blocks of a directory.
 pub(crate) struct Directory<'v, D, E> {
     pub(crate) map: Blocks<'v, D, E>,
+    /// The block that was asked for last, and where it is: mostly the next one, too.
+    last: Cell<(u32, u32)>,
     blocks: u32,
     indexed: bool,
     /// Blocks were replaced: what was found before stands elsewhere.
@@ -67,17 +70,17 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     pub(crate) fn directory(&self, number: InodeNo) -> Result<Directory<'_, D, E>, Error> {
-        self.directory_of(&self.read_inode(number)?)
+        self.directory_of(&self.node(number)?)
     }
 
     /// A directory that names are added to: one that was removed, and is only still open, takes none.
-    pub(crate) fn live_directory(&self, number: InodeNo) -> Result<(Inode, Directory<'_, D, E>), Error> {
-        let inode = self.read_inode(number)?;
-        let directory = self.directory_of(&inode)?;
-        if inode.links == 0 { Err(Error::NotFound) } else { Ok((inode, directory)) }
+    pub(crate) fn live_directory(&self, node: &Node) -> Result<Directory<'_, D, E>, Error> {
+        let directory = self.directory_of(node)?;
+        if node.raw.links() == 0 { Err(Error::NotFound) } else { Ok(directory) }
     }
 
-    pub(crate) fn directory_of(&self, inode: &Inode) -> Result<Directory<'_, D, E>, Error> {
+    #[inline]
+    pub(crate) fn directory_of(&self, inode: &Node) -> Result<Directory<'_, D, E>, Error> {
         if inode.kind != Kind::Directory {
             return Err(Error::NotDirectory);
         }
@@ -88,10 +91,11 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(Error::Corrupt { what: "the size of the directory", inode: inode.number.0, at: inode.size });
         }
         Ok(Directory {
-            map: self.blocks(inode.number)?,
+            map: self.blocks(inode.number, inode.at),
+            last: Cell::new((u32::MAX, 0)),
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             replaced: false,
-            indexed: inode.flags & FLAG_INDEX != 0 && self.geometry.compat & feature::COMPAT_DIR_INDEX != 0,
+            indexed: inode.raw.flags() & FLAG_INDEX != 0 && self.geometry.compat & feature::COMPAT_DIR_INDEX != 0,
         })
     }
 }
@@ -99,7 +103,19 @@ impl<D: Device, E: Env> Volume<D, E> {
 impl<D: Device, E: Env> Directory<'_, D, E> {
     /// Byte address of a block of the directory.
     pub(crate) fn place(&self, n: u32) -> Result<u64, Error> {
-        Ok(self.map.volume.geometry.byte(self.map.pointer_to(n.into())?.1))
+        Ok(self.map.volume.geometry.byte(self.block(n)?))
+    }
+
+    /// Block `n` of the directory as a block of the volume.
+    #[inline]
+    fn block(&self, n: u32) -> Result<u32, Error> {
+        let (last, block) = self.last.get();
+        if last == n {
+            return Ok(block);
+        }
+        let (_, block) = self.map.pointer_to(n.into())?;
+        self.last.set((n, block));
+        Ok(block)
     }
 
     /// Makes an intent of giving blocks new contents: what takes their places, and the `old` ones, which are free then.
@@ -162,8 +178,7 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         if !self.map.volume.in_place {
             return Ok(None);
         }
-        let (_, block) = self.map.pointer_to(n.into())?;
-        Ok(Some(self.map.volume.device.direct_access(PageNo(block.into()), 1)?))
+        Ok(Some(self.map.volume.device.direct_access(PageNo(self.block(n)?.into()), 1)?))
     }
 
     fn put(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
@@ -179,7 +194,7 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
 
     fn replace(&mut self, changed: &[(u32, &[u8])], indexed: bool) -> Result<(), Error> {
         let volume = self.map.volume;
-        let raw = volume.raw_inode(self.map.number)?;
+        let raw = volume.raw_inode_at(self.map.at)?;
         let mut new = raw;
         new.set_flags(if indexed { raw.flags() | FLAG_INDEX } else { raw.flags() & !FLAG_INDEX });
         let mut intent = Intent::new();
@@ -190,6 +205,7 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         // What failed may have been stored partly: the blocks are leaked then, not reused.
         made.into_iter().flatten().for_each(Prepared::commit);
         self.replaced = true;
+        self.last.set((u32::MAX, 0));
         applied?;
         volume.fence()?;
         self.indexed = indexed;
@@ -206,7 +222,7 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
 
     fn drop_index(&mut self) -> Result<(), Error> {
         let volume = self.map.volume;
-        let raw = volume.raw_inode(self.map.number)?;
+        let raw = volume.raw_inode_at(self.map.at)?;
         let mut new = raw;
         new.set_flags(raw.flags() & !FLAG_INDEX);
         volume.put_changes(self.map.at, &raw, &new)?;

@@ -47,7 +47,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// # Errors
     /// There is no such number.
     pub fn file_again(&self, number: InodeNo) -> Result<File<'_, D, E>, Error> {
-        self.opened(self.blocks(number)?)
+        self.opened(self.blocks(number, self.inode_at(number)?))
     }
 
     fn opened<'v>(&'v self, blocks: Blocks<'v, D, E>) -> Result<File<'v, D, E>, Error> {
@@ -65,15 +65,15 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     fn regular(&self, number: InodeNo, goal: Goal) -> Result<Blocks<'_, D, E>, Error> {
         match self.inode(number)?.kind {
-            Kind::Regular => Ok(Blocks { goal: Cell::new(goal), ..self.blocks(number)? }),
+            Kind::Regular => Ok(Blocks { goal: Cell::new(goal), ..self.blocks(number, self.inode_at(number)?) }),
             Kind::Directory => Err(Error::IsDirectory),
             _ => Err(Error::WrongKind),
         }
     }
 
-    /// The blocks of any inode that has some: for directories and symbolic links.
-    pub(crate) fn blocks(&self, number: InodeNo) -> Result<Blocks<'_, D, E>, Error> {
-        Ok(Blocks { volume: self, number, at: self.inode_at(number)?, goal: Cell::new(Goal::default()) })
+    /// The blocks of any inode that has some, which stands at `at`: for directories and symbolic links.
+    pub(crate) fn blocks(&self, number: InodeNo, at: u64) -> Blocks<'_, D, E> {
+        Blocks { volume: self, number, at, goal: Cell::new(Goal::default()) }
     }
 }
 

@@ -24,7 +24,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
         volume.check_writable()?;
         volume.env.moved(self.number.0);
         let first = size.div_ceil(volume.geometry.block_size.into());
-        let old = volume.raw_inode(self.number)?;
+        let old = volume.raw_inode_at(self.at)?;
         let mut new = old;
         new.set_size(size);
         let gone = self.clear_pointers(&mut new, first)?;
@@ -50,7 +50,7 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     pub(crate) fn drop_all(&self, raw: &mut RawInode) -> Result<(), Error> {
         let gone = self.clear_pointers(raw, 0)?;
         raw.set_blocks512(0);
-        self.volume.write_raw_inode(self.number, raw)?;
+        self.volume.write_raw_inode(self.at, raw)?;
         self.volume.fence()?;
         self.drop_inode_pointers(&gone).map(|_| ())
     }
@@ -73,6 +73,9 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
     /// Clears the pointers in the inode that lead only to blocks from `first` on: what they were.
     fn clear_pointers(&self, raw: &mut RawInode, first: u64) -> Result<[u32; ALL], Error> {
         let mut gone = [0; ALL];
+        if raw.0[INODE_BLOCKS..INODE_BLOCKS + 4 * ALL] == [0; 4 * ALL] {
+            return Ok(gone);
+        }
         let mut start = 0;
         for (slot, gone) in gone.iter_mut().enumerate() {
             if start >= first {
@@ -86,6 +89,9 @@ impl<D: Device, E: Env> Blocks<'_, D, E> {
 
     /// Frees what pointers led to that were in the inode; how many blocks.
     fn drop_inode_pointers(&self, gone: &[u32; ALL]) -> Result<i64, Error> {
+        if *gone == [0; ALL] {
+            return Ok(0);
+        }
         let mut freed = self.drop_trees(&gone[..DIRECT], 0)?;
         for slot in DIRECT..ALL {
             freed += self.drop_trees(&gone[slot..=slot], depth_of(slot))?;

@@ -65,6 +65,9 @@ pub struct Geometry {
     pub(crate) hash_seed: [u32; 4],
     pub(crate) hash_version: u8,
     pub(crate) unsigned_hash: bool,
+    /// As [`Geometry::head_of`] a group with a copy of the superblock, and [`Geometry::largest_file`]: asked for at every step.
+    head: u32,
+    largest_file: u64,
 }
 
 impl TryFrom<&RawSuper> for Geometry {
@@ -125,7 +128,7 @@ impl TryFrom<&RawSuper> for Geometry {
         }
         let seed = raw.hash_seed().to_le_bytes();
         let word = |n: usize| u32::from_le_bytes(crate::raw::bytes_at(&seed, 4 * n));
-        let geometry = Self {
+        let mut geometry = Self {
             block_size,
             blocks,
             inodes,
@@ -142,7 +145,10 @@ impl TryFrom<&RawSuper> for Geometry {
             hash_seed: [word(0), word(1), word(2), word(3)],
             hash_version: raw.hash_version(),
             unsigned_hash: raw.flags() & FLAG_UNSIGNED_HASH != 0,
+            head: 0,
+            largest_file: 0,
         };
+        geometry.derive();
         // Every group must hold its own metadata: then no address computed from the geometry leaves the volume.
         for group in [0, groups - 1] {
             let range = geometry.group_blocks(group);
@@ -179,7 +185,7 @@ impl Geometry {
         };
         let groups = count.div_ceil(blocks_per_group);
         let inodes_per_group = in_group(groups);
-        let geometry = Self {
+        let mut geometry = Self {
             block_size: 4096,
             blocks: count,
             inodes: match groups.checked_mul(inodes_per_group) {
@@ -199,7 +205,10 @@ impl Geometry {
             hash_seed: [0; 4],
             hash_version: 1,
             unsigned_hash: true,
+            head: 0,
+            largest_file: 0,
         };
+        geometry.derive();
         for group in [0, groups - 1] {
             let range = geometry.group_blocks(group);
             // One more for the root directory, or so that the group is of any use.
@@ -210,7 +219,18 @@ impl Geometry {
         Ok(geometry)
     }
 
+    /// Fills in what follows from the rest.
+    fn derive(&mut self) {
+        self.head = 1 + self.descriptor_blocks() + self.reserved_descriptor_blocks;
+        let pointers = u64::from(self.block_size / 4);
+        let reach = 12 + pointers + pointers * pointers + pointers * pointers * pointers;
+        let counted = u64::from(u32::MAX / (self.block_size / 512));
+        let least = counted - counted / (pointers - 2) - 8;
+        self.largest_file = reach.min(least) * u64::from(self.block_size);
+    }
+
     /// The blocks of a group.
+    #[inline]
     pub fn group_blocks(&self, group: u32) -> Range<u32> {
         let start = self.first_data_block + group * self.blocks_per_group;
         start..start.saturating_add(self.blocks_per_group).min(self.blocks)
@@ -238,12 +258,14 @@ impl Geometry {
     }
 
     /// Blocks of the superblock copy and the descriptors at the start of a group.
+    #[inline]
     pub(crate) fn head_of(&self, group: u32) -> u32 {
-        if self.has_super(group) { 1 + self.descriptor_blocks() + self.reserved_descriptor_blocks } else { 0 }
+        if self.has_super(group) { self.head } else { 0 }
     }
 
     /// Whether a group has a copy of the superblock and the descriptors: with `sparse_super` 0, 1 and the powers of 3,
     /// 5 and 7.
+    #[inline]
     pub(crate) fn has_super(&self, group: u32) -> bool {
         if self.ro_compat & RO_COMPAT_SPARSE_SUPER == 0 || group <= 1 {
             return true;
@@ -294,12 +316,9 @@ impl Geometry {
 
     /// The largest size of a file: what three levels of pointers reach, and 2^32 sectors of 512 bytes count, less the
     /// pointers' own blocks.
+    #[inline]
     pub(crate) fn largest_file(&self) -> u64 {
-        let pointers = u64::from(self.block_size / 4);
-        let reach = 12 + pointers + pointers * pointers + pointers * pointers * pointers;
-        let counted = u64::from(u32::MAX / (self.block_size / 512));
-        let least = counted - counted / (pointers - 2) - 8;
-        reach.min(least) * u64::from(self.block_size)
+        self.largest_file
     }
 }
 

@@ -3,7 +3,7 @@
 //! ACLs" and "changing the file mode bits").
 
 use crate::error::Error;
-use crate::inode::{InodeNo, Kind, SetAttributes};
+use crate::inode::{InodeNo, Kind, Node, SetAttributes};
 use crate::namei::{NewInode, NewKind};
 use crate::volume::Volume;
 use crate::xattr::{self, ACCESS, BlockChange, DEFAULT, acl};
@@ -56,35 +56,29 @@ impl<D: Device, E: Env> Volume<D, E> {
     ) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
-        let inode = self.read_inode(parent)?;
+        let parent = self.node(parent)?;
         let mut new = *new;
-        if inode.permissions & SET_GID != 0 {
-            new.gid = inode.gid;
+        if parent.permissions() & SET_GID != 0 {
+            new.gid = parent.gid();
             if matches!(new.kind, NewKind::Directory) {
                 new.permissions |= SET_GID;
             }
         }
         // The permissions of symbolic links mean nothing.
         if matches!(new.kind, NewKind::Symlink(_)) {
-            return self.create_as(parent, name, &new, None);
+            return self.create_as(&parent, name, &new, None);
         }
-        if inode.kind == Kind::Directory && self.has_attributes(parent)? {
-            return self.create_by_list(parent, name, &mut new, umask);
+        if parent.kind == Kind::Directory && self.has_attributes(&parent)? {
+            return self.create_by_list(&parent, name, &mut new, umask);
         }
         new.permissions &= !(umask & NINE);
-        self.create_as(parent, name, &new, None)
+        self.create_as(&parent, name, &new, None)
     }
 
     /// Apart, because of the room that it takes on the stack.
     #[inline(never)]
-    fn create_by_list(
-        &self,
-        parent: InodeNo,
-        name: &[u8],
-        new: &mut NewInode<'_>,
-        umask: u16,
-    ) -> Result<InodeNo, Error> {
-        let Some(mut list) = self.list(parent, DEFAULT)? else {
+    fn create_by_list(&self, parent: &Node, name: &[u8], new: &mut NewInode<'_>, umask: u16) -> Result<InodeNo, Error> {
+        let Some(mut list) = self.list(parent.number, DEFAULT)? else {
             new.permissions &= !(umask & NINE);
             return self.create_as(parent, name, new, None);
         };
@@ -93,7 +87,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let block = &mut block[..self.geometry.block_size as usize];
         let mut has_block = false;
         let mut give = |name, list: &List| {
-            let changed = xattr::set(area, block, has_block, parent.0, name, Some(list.bytes()))?;
+            let changed = xattr::set(area, block, has_block, parent.number.0, name, Some(list.bytes()))?;
             has_block |= changed.block == BlockChange::Store;
             Ok::<(), Error>(())
         };
@@ -119,11 +113,10 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Whether an inode may have attributes: most have none, and that is cheap to see.
-    pub(crate) fn has_attributes(&self, number: InodeNo) -> Result<bool, Error> {
-        let raw = self.raw_inode(number)?;
-        let (at, len) = self.attribute_area(number, &raw)?;
+    pub(crate) fn has_attributes(&self, node: &Node) -> Result<bool, Error> {
+        let (at, len) = self.attribute_area(node);
         let first: [u8; 4] = if len >= 4 { self.load(at)? } else { [0; 4] };
-        Ok(first != [0; 4] || raw.attribute_block() != 0)
+        Ok(first != [0; 4] || node.raw.attribute_block() != 0)
     }
 
     /// New permission bits for a file that has attributes, by one who has its lock: if one of them is its ACL, that becomes one

@@ -48,9 +48,16 @@ impl Kind {
 
     /// The kind that the type bits of `mode` name.
     pub fn from_mode(mode: u16) -> Option<Self> {
-        [Self::Fifo, Self::Character, Self::Directory, Self::Block, Self::Regular, Self::Symlink, Self::Socket]
-            .into_iter()
-            .find(|kind| kind.mode() == mode & 0o170_000)
+        match mode >> 12 {
+            0o01 => Some(Self::Fifo),
+            0o02 => Some(Self::Character),
+            0o04 => Some(Self::Directory),
+            0o06 => Some(Self::Block),
+            0o10 => Some(Self::Regular),
+            0o12 => Some(Self::Symlink),
+            0o14 => Some(Self::Socket),
+            _ => None,
+        }
     }
 
     /// The number in a directory entry (`filetype`).
@@ -127,16 +134,11 @@ impl Inode {
     }
 
     pub(crate) fn check(raw: &RawInode, number: InodeNo, largest: u64) -> Result<Self, Error> {
-        let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
-        let kind = Self::kind_of(raw, number)?;
-        if raw.flags() & FLAGS_FOREIGN != 0 {
-            return Err(corrupt("a layout that is not ext2's", raw.flags().into()));
-        }
-        let high = if matches!(kind, Kind::Regular | Kind::Directory) { raw.size_high() } else { 0 };
-        let size = u64::from(high) << 32 | u64::from(raw.size_low());
-        if size > largest {
-            return Err(corrupt("the size is beyond what the format can hold", size));
-        }
+        let (kind, size) = kind_and_size(raw, number, largest)?;
+        Ok(Self::decoded(raw, number, kind, size))
+    }
+
+    fn decoded(raw: &RawInode, number: InodeNo, kind: Kind, size: u64) -> Self {
         let device = match kind {
             Kind::Block | Kind::Character => decode_device(raw.block(0), raw.block(1)),
             _ => (0, 0),
@@ -146,12 +148,12 @@ impl Inode {
         let time = |seconds: u32, more: u32, end: usize| {
             decode_time(seconds, if INODE_BASE + extra >= end { more } else { 0 })
         };
-        Ok(Self {
+        Self {
             number,
             kind,
             permissions: raw.mode() & 0o7777,
             uid: u32::from(raw.uid_high()) << 16 | u32::from(raw.uid_low()),
-            gid: u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low()),
+            gid: gid(raw),
             size,
             links: raw.links(),
             blocks512: raw.blocks512(),
@@ -166,7 +168,57 @@ impl Inode {
             flags: raw.flags(),
             generation: raw.generation(),
             device,
-        })
+        }
+    }
+}
+
+fn gid(raw: &RawInode) -> u32 {
+    u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low())
+}
+
+/// All checks of an inode: what is not looked at here can be anything.
+#[inline]
+fn kind_and_size(raw: &RawInode, number: InodeNo, largest: u64) -> Result<(Kind, u64), Error> {
+    let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
+    let kind = Inode::kind_of(raw, number)?;
+    if raw.flags() & FLAGS_FOREIGN != 0 {
+        return Err(corrupt("a layout that is not ext2's", raw.flags().into()));
+    }
+    let high = if matches!(kind, Kind::Regular | Kind::Directory) { raw.size_high() } else { 0 };
+    let size = u64::from(high) << 32 | u64::from(raw.size_low());
+    if size > largest {
+        return Err(corrupt("the size is beyond what the format can hold", size));
+    }
+    Ok((kind, size))
+}
+
+/// An inode for those who change it: checked as [`Inode`], and not decoded, since an operation wants few of its fields. It is read
+/// once, by one who has its lock, and then handed on.
+#[derive(Clone, Copy)]
+pub(crate) struct Node {
+    pub(crate) number: InodeNo,
+    /// Byte address.
+    pub(crate) at: u64,
+    pub(crate) raw: RawInode,
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+}
+
+impl Node {
+    #[inline]
+    pub(crate) fn check(raw: RawInode, number: InodeNo, at: u64, largest: u64) -> Result<Self, Error> {
+        let (kind, size) = kind_and_size(&raw, number, largest)?;
+        Ok(Self { number, at, raw, kind, size })
+    }
+
+    /// Permission bits, with set-id and sticky.
+    pub(crate) fn permissions(&self) -> u16 {
+        self.raw.mode() & 0o7777
+    }
+
+    /// Group.
+    pub(crate) fn gid(&self) -> u32 {
+        gid(&self.raw)
     }
 }
 

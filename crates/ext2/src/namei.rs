@@ -9,8 +9,8 @@ use crate::dir::{self, DirBlocks};
 use crate::error::Error;
 use crate::geometry::feature;
 use crate::inherit::Attributes;
-use crate::inode::{InodeNo, Kind, SetAttributes, encode_device};
-use crate::raw::{INODE_BASE, INODE_BLOCKS, INODE_BLOCKS_LEN, INODE_LINKS, RawInode};
+use crate::inode::{InodeNo, Kind, Node, SetAttributes, encode_device};
+use crate::raw::{INODE_BASE, INODE_BLOCKS, INODE_BLOCKS_LEN, INODE_DTIME, INODE_GENERATION, INODE_LINKS, RawInode};
 use crate::symlink::FAST;
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId, PAGE_SIZE};
@@ -79,35 +79,35 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn create(&self, parent: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
-        self.create_as(parent, name, new, None)
+        self.create_as(&self.node(parent)?, name, new, None)
     }
 
     /// As [`Volume::create`], by one who has the lock of `parent`, and with attributes.
     pub(crate) fn create_as(
         &self,
-        parent: InodeNo,
+        parent: &Node,
         name: &[u8],
         new: &NewInode<'_>,
         attributes: Option<&Attributes<'_>>,
     ) -> Result<InodeNo, Error> {
-        let (inode, mut directory) = self.live_directory(parent)?;
+        let mut directory = self.live_directory(parent)?;
         let is_directory = matches!(new.kind, NewKind::Directory);
         let room = dir::room(&mut directory, name)?;
-        if is_directory && inode.links >= MAX_LINKS {
+        if is_directory && parent.raw.links() >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
         let mut record = self.new_record(new)?;
-        let number = self.reserve_inode(parent, is_directory)?;
-        let before = self.raw_inode(number)?;
-        if before.dtime() != 0 {
+        let number = self.reserve_inode(parent.number, is_directory)?;
+        let at = self.inode_at(number)?;
+        if self.load(at + INODE_DTIME)? != [0; 4] {
             // The number was another file's: who still has both number and generation of that finds out.
-            record.set_generation(before.generation().wrapping_add(1));
+            record.set_generation(u32::from_le_bytes(self.load(at + INODE_GENERATION)?).wrapping_add(1));
         }
         let (mut made, mut counted) = (false, false);
-        let named = self.make(number, parent, new, &mut record, attributes).and_then(|()| {
+        let named = self.make(number, parent.number, new, &mut record, attributes).and_then(|()| {
             made = true;
             if is_directory {
-                self.change_links(parent, 1)?;
+                self.change_links(parent.at, 1)?;
                 counted = true;
             }
             dir::put(&mut directory, &room, name, number.0, new.kind.kind().entry_type())?;
@@ -118,11 +118,11 @@ impl<D: Device, E: Env> Volume<D, E> {
             // Undo: nothing names the inode. What cannot be undone is leaked, which a check finds.
             let _ = self.unmake(number, is_directory, made.then_some(&record));
             if counted {
-                let _ = self.change_links(parent, -1);
+                let _ = self.change_links(parent.at, -1);
             }
             return Err(error);
         }
-        self.touch(parent)?;
+        self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(number)
     }
@@ -137,28 +137,29 @@ impl<D: Device, E: Env> Volume<D, E> {
         let (low, high) = (parent.min(number), parent.max(number));
         let _low = self.env.exclusive(LockId::Inode(low.0));
         let _high = (low != high).then(|| self.env.exclusive(LockId::Inode(high.0)));
-        let inode = self.read_inode(number)?;
-        if inode.kind == Kind::Directory {
+        let node = self.node(number)?;
+        if node.kind == Kind::Directory {
             return Err(Error::IsDirectory);
         }
-        if inode.links >= MAX_LINKS {
+        if node.raw.links() >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
-        if inode.links == 0 {
+        if node.raw.links() == 0 {
             return Err(Error::NotFound);
         }
-        let (_, mut directory) = self.live_directory(parent)?;
+        let parent = self.node(parent)?;
+        let mut directory = self.live_directory(&parent)?;
         let room = dir::room(&mut directory, name)?;
-        self.change_links(number, 1)?;
-        let named = dir::put(&mut directory, &room, name, number.0, inode.kind.entry_type()).and_then(|()| {
+        self.change_links(node.at, 1)?;
+        let named = dir::put(&mut directory, &room, name, number.0, node.kind.entry_type()).and_then(|()| {
             let store = room.store(number.0);
             directory.publish(room.block, store.at, store.bytes())
         });
         if let Err(error) = named {
-            let _ = self.change_links(number, -1);
+            let _ = self.change_links(node.at, -1);
             return Err(error);
         }
-        self.touch(parent)?;
+        self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(())
     }
@@ -260,12 +261,13 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// Stores a new inode with what stands in it of attributes; without, zeros, so that no attribute of a file that was
     /// here before survives.
     fn write_new_inode(&self, number: InodeNo, record: &RawInode, attributes: Option<&[u8]>) -> Result<(), Error> {
-        let at = self.inode_at(number)? + RawInode::LEN as u64;
+        let at = self.inode_at(number)?;
+        let area = at + RawInode::LEN as u64;
         match attributes {
-            Some(bytes) => self.put(at, bytes)?,
-            None => self.put_zeros(at, self.new_area() as u64)?,
+            Some(bytes) => self.put(area, bytes)?,
+            None => self.put_zeros(area, self.new_area() as u64)?,
         }
-        self.write_raw_inode(number, record)
+        self.write_raw_inode(at, record)
     }
 
     /// Bytes for attributes in a new inode.
@@ -275,7 +277,7 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Gives an inode back that nothing names, with the blocks of `made`, its record, if it came so far.
     fn unmake(&self, number: InodeNo, directory: bool, made: Option<&RawInode>) -> Result<(), Error> {
-        self.write_raw_inode(number, &RawInode::default())?;
+        self.write_raw_inode(self.inode_at(number)?, &RawInode::default())?;
         self.fence()?;
         if let Some(raw) = made {
             let attributes = raw.attribute_block();
@@ -289,9 +291,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.free_inode(number, directory)
     }
 
-    /// Puts a new count of links, and the time of the change: the count.
-    pub(crate) fn set_links(&self, number: InodeNo, count: impl FnOnce(u16) -> u16) -> Result<u16, Error> {
-        let at = self.inode_at(number)?;
+    /// Puts a new count of links for the inode at `at`, and the time of the change: the count.
+    pub(crate) fn set_links(&self, at: u64, count: impl FnOnce(u16) -> u16) -> Result<u16, Error> {
         let links = count(u16::from_le_bytes(self.load(at + INODE_LINKS)?));
         self.put(at + INODE_LINKS, &links.to_le_bytes())?;
         self.stamp(at, false)?;
@@ -299,12 +300,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// As [`Volume::set_links`], up or down; never below 0.
-    pub(crate) fn change_links(&self, number: InodeNo, change: i16) -> Result<u16, Error> {
-        self.set_links(number, |links| links.saturating_add_signed(change))
-    }
-
-    /// A directory has changed: mtime and ctime.
-    pub(crate) fn touch(&self, number: InodeNo) -> Result<(), Error> {
-        self.stamp(self.inode_at(number)?, true)
+    pub(crate) fn change_links(&self, at: u64, change: i16) -> Result<u16, Error> {
+        self.set_links(at, |links| links.saturating_add_signed(change))
     }
 }

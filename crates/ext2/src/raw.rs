@@ -136,13 +136,15 @@ pub(crate) const INODE_BLOCKS_LEN: usize = 60;
 /// Bytes of an inode of revision 0; the rest begins with its own length.
 pub(crate) const INODE_BASE: usize = 128;
 /// Offsets of fields that are stored alone: the two halves of `i_size`, `i_ctime` and its extra part, each before that of
-/// `i_mtime`, `i_links_count` and `i_blocks`.
+/// `i_mtime`, `i_dtime`, `i_links_count`, `i_blocks` and `i_generation`.
 pub(crate) const INODE_SIZE: u64 = 4;
 pub(crate) const INODE_SIZE_HIGH: u64 = 108;
 pub(crate) const INODE_CTIME: u64 = 12;
 pub(crate) const INODE_CTIME_EXTRA: u64 = 132;
+pub(crate) const INODE_DTIME: u64 = 20;
 pub(crate) const INODE_LINKS: u64 = 26;
 pub(crate) const INODE_BLOCKS512: u64 = 28;
+pub(crate) const INODE_GENERATION: u64 = 100;
 
 impl RawInode {
     /// The size of a regular file or a directory.

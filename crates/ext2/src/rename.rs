@@ -9,10 +9,9 @@
 use crate::dir::{self, Both, Found, Room, Store};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::inode::{Inode, InodeNo, Kind};
+use crate::inode::{InodeNo, Kind, Node};
 use crate::intent::Intent;
 use crate::namei::MAX_LINKS;
-use crate::raw::RawInode;
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId};
 
@@ -40,10 +39,7 @@ const MOST: usize = 4;
 /// An inode that takes part.
 #[derive(Clone, Copy)]
 struct Part {
-    number: InodeNo,
-    /// Byte address.
-    at: u64,
-    raw: RawInode,
+    node: Node,
     /// Its count of links, as it shall be.
     links: u16,
 }
@@ -52,9 +48,14 @@ struct Part {
 struct Parts([Option<Part>; MOST]);
 
 impl Parts {
+    fn node(&self, number: InodeNo) -> Result<&Node, Error> {
+        let part = self.0.iter().flatten().find(|part| part.node.number == number);
+        part.map(|part| &part.node).ok_or(Error::NotFound)
+    }
+
     /// Changes a count of links: the new one.
     fn links(&mut self, number: InodeNo, change: impl FnOnce(u16) -> u16) -> u16 {
-        let Some(part) = self.0.iter_mut().flatten().find(|part| part.number == number) else { return 0 };
+        let Some(part) = self.0.iter_mut().flatten().find(|part| part.node.number == number) else { return 0 };
         part.links = change(part.links);
         part.links
     }
@@ -187,28 +188,24 @@ impl<D: Device, E: Env> Volume<D, E> {
         let (source, target) = (InodeNo(old.inode), new.map(|new| InodeNo(new.inode)));
         let mut parts = Parts([None; MOST]);
         for number in [Some(from.0), Some(to.0), Some(source), target].into_iter().flatten() {
-            let Some(free) = parts.0.iter_mut().find(|part| part.is_none_or(|part| part.number == number)) else {
+            let Some(free) = parts.0.iter_mut().find(|part| part.is_none_or(|part| part.node.number == number)) else {
                 break;
             };
             if free.is_none() {
-                let at = self.inode_at(number)?;
-                let raw = self.raw_inode_at(at)?;
-                *free = Some(Part { number, at, raw, links: raw.links() });
+                let node = self.node(number)?;
+                *free = Some(Part { node, links: node.raw.links() });
             }
         }
-        let inode = |number: InodeNo| {
-            let part = parts.0.iter().flatten().find(|part| part.number == number).ok_or(Error::NotFound)?;
-            Inode::check(&part.raw, number, self.geometry.largest_file())
-        };
-        let moved = inode(source)?;
-        let other = target.map(inode).transpose()?;
-        let [is_directory, other_is] = [Some(moved), other].map(|i| i.is_some_and(|i| i.kind == Kind::Directory));
+        let moved = parts.node(source)?.kind;
+        let other = target.map(|target| parts.node(target).map(|node| node.kind)).transpose()?;
+        let [is_directory, other_is] = [Some(moved), other].map(|kind| kind == Some(Kind::Directory));
         let across = from.0 != to.0;
-        let [old_parent, new_parent] = [inode(from.0)?, inode(to.0)?];
-        if old_parent.links == 0 || new_parent.links == 0 {
+        let [old_parent, new_parent] = [parts.node(from.0)?, parts.node(to.0)?];
+        let full = [old_parent, new_parent].map(|parent| parent.raw.links() >= MAX_LINKS);
+        if old_parent.raw.links() == 0 || new_parent.raw.links() == 0 {
             return Err(Error::NotFound);
         }
-        let [mut out, mut into] = [self.directory_of(&old_parent)?, self.directory_of(&new_parent)?];
+        let [mut out, mut into] = [self.directory_of(old_parent)?, self.directory_of(new_parent)?];
         match (how, target) {
             (Rename::NoReplace, Some(_)) => return Err(Error::Exists),
             (Rename::Exchange, None) => return Err(Error::NotFound),
@@ -231,7 +228,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             Rename::Exchange => (is_directory && !other_is, other_is && !is_directory),
             _ => (is_directory && !other_is, false),
         };
-        if across && (gains && new_parent.links >= MAX_LINKS || loses && old_parent.links >= MAX_LINKS) {
+        if across && (gains && full[1] || loses && full[0]) {
             return Err(Error::TooManyLinks);
         }
 
@@ -240,7 +237,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         // The old name has gone with the store that adds the new one; or where its entry is, if its bytes can only be used again
         // later.
         let (mut gone, mut hole) = (false, None);
-        let kind = moved.kind.entry_type();
+        let kind = moved.entry_type();
         let room = match new {
             Some(new) => {
                 self.change_entry(&mut intent, &into, &new, source, kind)?;
@@ -252,10 +249,10 @@ impl<D: Device, E: Env> Volume<D, E> {
                     None => dir::room(&mut into, to.1)?,
                 };
                 if into.replaced
-                    && let Some(part) = parts.0.iter_mut().flatten().find(|part| part.number == to.0)
+                    && let Some(part) = parts.0.iter_mut().flatten().find(|part| part.node.number == to.0)
                 {
                     // It has grown.
-                    part.raw = self.raw_inode_at(part.at)?;
+                    part.node.raw = self.raw_inode_at(part.node.at)?;
                 }
                 if into.replaced && !across {
                     out = self.directory(from.0)?;
@@ -280,7 +277,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         match (how, target, other) {
             _ if gone => {}
             (Rename::Exchange, Some(target), Some(other)) => {
-                self.change_entry(&mut intent, &out, &old, target, other.kind.entry_type())?;
+                self.change_entry(&mut intent, &out, &old, target, other.entry_type())?;
             }
             _ if near.is_some() => {
                 // Both change the length of one entry: the bytes are given to the entry before it afterwards.
@@ -312,13 +309,13 @@ impl<D: Device, E: Env> Volume<D, E> {
             _ => {}
         }
         for part in parts.0.iter().flatten() {
-            intent.links(part.at, part.raw.links(), part.links)?;
+            intent.links(part.node.at, part.node.raw.links(), part.links)?;
         }
         // This publishes.
         self.apply(self.fence()?, &mut intent)?;
         // Times may be those from before.
         for part in parts.0.iter().flatten() {
-            self.stamp(part.at, part.number == from.0 || part.number == to.0)?;
+            self.stamp(part.node.at, part.node.number == from.0 || part.node.number == to.0)?;
         }
         self.fence()?;
         if let Some((block, at)) = hole {

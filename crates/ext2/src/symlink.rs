@@ -16,13 +16,12 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// [`Error::WrongKind`] for anything else; [`Error::Corrupt`] for a target longer than a block.
     pub fn read_link(&self, number: InodeNo, to: &mut [u8]) -> Result<usize, Error> {
         let _guard = self.env.shared(LockId::Inode(number.0));
-        let inode = self.read_inode(number)?;
-        if inode.kind != Kind::Symlink {
+        let node = self.node(number)?;
+        if node.kind != Kind::Symlink {
             return Err(Error::WrongKind);
         }
-        let raw = self.raw_inode(number)?;
-        let corrupt = |what| Error::Corrupt { what, inode: number.0, at: inode.size };
-        let len = usize::try_from(inode.size).map_err(|_| corrupt("a target longer than a block"))?;
+        let corrupt = |what| Error::Corrupt { what, inode: number.0, at: node.size };
+        let len = usize::try_from(node.size).map_err(|_| corrupt("a target longer than a block"))?;
         if len >= self.geometry.block_size as usize {
             return Err(corrupt("a target longer than a block"));
         }
@@ -30,13 +29,13 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(corrupt("an empty target"));
         }
         let count = len.min(to.len());
-        if self.is_fast(&raw) {
+        if self.is_fast(&node.raw) {
             if len > FAST {
                 return Err(corrupt("a target longer than the inode"));
             }
-            to[..count].copy_from_slice(&raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
+            to[..count].copy_from_slice(&node.raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
         } else {
-            match self.blocks(number)?.map(PageIndex(0), 1, Create::No)? {
+            match self.blocks(number, node.at).map(PageIndex(0), 1, Create::No)? {
                 Extent::Storage(run) => {
                     self.device.read(run.first.0 * u64::from(self.geometry.block_size), &mut to[..count])?
                 }

@@ -7,7 +7,7 @@
 use crate::dir::{self, Found};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::inode::{InodeNo, Kind};
+use crate::inode::{InodeNo, Kind, Node};
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId};
 
@@ -22,17 +22,16 @@ impl<D: Device, E: Env> Volume<D, E> {
         if dir::is_dot(name) {
             return Err(Error::IsDirectory);
         }
-        self.with_child(parent, name, |mut directory, found| {
-            let number = InodeNo(found.inode);
-            if self.read_inode(number)?.kind == Kind::Directory {
+        self.with_child(parent, name, |mut directory, found, child| {
+            if child.kind == Kind::Directory {
                 return Err(Error::IsDirectory);
             }
             dir::remove(&mut directory, found)?;
             self.fence()?;
-            let links = self.change_links(number, -1)?;
-            self.touch(parent)?;
+            let links = self.change_links(child.at, -1)?;
+            self.stamp(directory.map.at, true)?;
             self.fence()?;
-            Ok((links == 0).then_some(number))
+            Ok((links == 0).then_some(child.number))
         })
     }
 
@@ -47,19 +46,18 @@ impl<D: Device, E: Env> Volume<D, E> {
             b".." => return Err(Error::NotEmpty),
             _ => {}
         }
-        self.with_child(parent, name, |mut directory, found| {
-            let number = InodeNo(found.inode);
-            if !dir::is_empty(&self.directory(number)?)? {
+        self.with_child(parent, name, |mut directory, found, child| {
+            if !dir::is_empty(&self.directory_of(child)?)? {
                 return Err(Error::NotEmpty);
             }
             dir::remove(&mut directory, found)?;
             self.fence()?;
             // Its own `.` counts, and its `..` counts for the parent.
-            self.set_links(number, |_| 0)?;
-            self.change_links(parent, -1)?;
-            self.touch(parent)?;
+            self.set_links(child.at, |_| 0)?;
+            self.change_links(directory.map.at, -1)?;
+            self.stamp(directory.map.at, true)?;
             self.fence()?;
-            Ok(number)
+            Ok(child.number)
         })
     }
 
@@ -71,17 +69,17 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn release(&self, number: InodeNo) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
-        let inode = self.read_inode(number)?;
-        if inode.links != 0 {
+        let node = self.node(number)?;
+        let mut raw = node.raw;
+        if raw.links() != 0 {
             return Err(Error::Busy);
         }
-        let mut raw = self.raw_inode(number)?;
         // A time that is not 0 says that the inode is free. To e2fsck a small number is not a time but the next inode of a
         // list.
         let now = u32::try_from(self.env.now().seconds).unwrap_or(0);
         raw.set_dtime(now.max(self.geometry.inodes));
         let attributes = raw.attribute_block();
-        let has_blocks = match inode.kind {
+        let has_blocks = match node.kind {
             Kind::Regular | Kind::Directory => true,
             Kind::Symlink => !self.is_fast(&raw),
             _ => false,
@@ -89,10 +87,10 @@ impl<D: Device, E: Env> Volume<D, E> {
         raw.set_attribute_block(0);
         raw.set_size(0);
         if has_blocks {
-            self.blocks(number)?.drop_all(&mut raw)?;
+            self.blocks(number, node.at).drop_all(&mut raw)?;
         } else {
             raw.set_blocks512(0);
-            self.write_raw_inode(number, &raw)?;
+            self.write_raw_inode(node.at, &raw)?;
             self.fence()?;
         }
         if attributes != 0 {
@@ -102,7 +100,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             }
             self.leave_block(attributes)?;
         }
-        self.free_inode(number, inode.kind == Kind::Directory)?;
+        self.free_inode(number, node.kind == Kind::Directory)?;
         self.fence()?;
         Ok(())
     }
@@ -112,7 +110,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         &'v self,
         parent: InodeNo,
         name: &[u8],
-        what: impl FnOnce(Directory<'v, D, E>, &Found) -> Result<T, Error>,
+        what: impl FnOnce(Directory<'v, D, E>, &Found, &Node) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.check_writable()?;
         let find = || {
@@ -133,10 +131,10 @@ impl<D: Device, E: Env> Volume<D, E> {
             let (directory, found) = find()?;
             if found.inode > parent.0 {
                 let _high = self.env.exclusive(LockId::Inode(found.inode));
-                return what(directory, &found);
+                return what(directory, &found, &self.node(InodeNo(found.inode))?);
             }
             if first == Some(found.inode) {
-                return what(directory, &found);
+                return what(directory, &found, &self.node(InodeNo(found.inode))?);
             }
             first = Some(found.inode);
         }

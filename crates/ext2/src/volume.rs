@@ -3,7 +3,7 @@
 use crate::alloc::Hints;
 use crate::error::Error;
 use crate::geometry::{Geometry, Group, SUPER_AT, feature};
-use crate::inode::{Inode, InodeNo, Kind, SetAttributes, encode_time};
+use crate::inode::{Inode, InodeNo, Kind, Node, SetAttributes, encode_time};
 use crate::intent::{Intent, each_change};
 use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawGroup, RawInode, RawSuper};
 use crate::state::State;
@@ -187,6 +187,13 @@ impl<D: Device, E: Env> Volume<D, E> {
         Inode::check(&self.raw_inode(number)?, number, self.geometry.largest_file())
     }
 
+    /// The inode `number`, checked, for one who has its lock and goes on with it.
+    #[inline]
+    pub(crate) fn node(&self, number: InodeNo) -> Result<Node, Error> {
+        let at = self.inode_at(number)?;
+        Node::check(self.raw_inode_at(at)?, number, at, self.geometry.largest_file())
+    }
+
     /// Changes attributes of an inode. Its ctime becomes now, unless given. New permissions are those of its ACL too, if it has
     /// one.
     ///
@@ -195,22 +202,19 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn set_attributes(&self, number: InodeNo, change: &SetAttributes) -> Result<(), Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
-        // That it is in use.
-        self.read_inode(number)?;
+        let node = self.node(number)?;
         match change.permissions {
-            Some(mode) if self.has_attributes(number)? && self.set_mode_of_list(number, change, mode)? => Ok(()),
-            _ => self.store_attributes(number, change),
+            Some(mode) if self.has_attributes(&node)? && self.set_mode_of_list(number, change, mode)? => Ok(()),
+            _ => self.store_attributes(&node, change),
         }
     }
 
     /// As [`Volume::set_attributes`], of the inode alone, by one who has its lock.
-    pub(crate) fn store_attributes(&self, number: InodeNo, change: &SetAttributes) -> Result<(), Error> {
-        let at = self.inode_at(number)?;
-        let old = self.raw_inode(number)?;
-        let mut new = old;
+    pub(crate) fn store_attributes(&self, node: &Node, change: &SetAttributes) -> Result<(), Error> {
+        let mut new = node.raw;
         change.apply(&mut new, self.env.now());
         let mut intent = Intent::new();
-        intent.inode(at, &old, &new)?;
+        intent.inode(node.at, &node.raw, &new)?;
         self.apply(self.fence()?, &mut intent)?;
         self.fence()?;
         Ok(())
@@ -326,9 +330,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         Inode::kind_of(&raw, number)
     }
 
-    /// Stores the first 160 bytes of an inode; those after them, the attributes, have a door of their own.
-    pub(crate) fn write_raw_inode(&self, number: InodeNo, raw: &RawInode) -> Result<(), Error> {
-        let at = self.inode_at(number)?;
+    /// Stores the first 160 bytes of the inode at `at`; those after them, the attributes, have a door of their own.
+    pub(crate) fn write_raw_inode(&self, at: u64, raw: &RawInode) -> Result<(), Error> {
         // Not beyond what the inode says of itself: its attributes begin there, on other makers' volumes before byte 160.
         let own = INODE_BASE + usize::from(raw.extra_size());
         let len = RawInode::LEN.min(self.geometry.inode_size.into()).min(own);
@@ -342,15 +345,14 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Where the attributes in an inode begin, and how many bytes they may have.
-    pub(crate) fn attribute_area(&self, number: InodeNo, raw: &RawInode) -> Result<(u64, usize), Error> {
+    pub(crate) fn attribute_area(&self, node: &Node) -> (u64, usize) {
         let size = usize::from(self.geometry.inode_size);
-        let start = INODE_BASE + usize::from(raw.extra_size());
-        let at = self.inode_at(number)?;
+        let start = INODE_BASE + usize::from(node.raw.extra_size());
         // The extra part must be of whole words and inside the inode, else there is no area.
         if size == INODE_BASE || start > size || !start.is_multiple_of(4) {
-            return Ok((at + size as u64, 0));
+            return (node.at + size as u64, 0);
         }
-        Ok((at + start as u64, size - start))
+        (node.at + start as u64, size - start)
     }
 
     /// Fills a block with zeros, before it is linked anywhere (contract 2, zero before publish).

@@ -6,7 +6,7 @@ use super::entry::{Block, HEAD, Head, is_plain, needed};
 use super::{DirBlocks, Found, Room};
 use crate::error::Error;
 use crate::raw::bytes_at;
-use xip_core::Region;
+use xip_core::{PAGE_SIZE, Region};
 
 /// The bytes of a block: in place, or a copy.
 pub(super) trait Bytes: Copy {
@@ -55,8 +55,9 @@ pub(super) trait Look {
 #[inline]
 pub(super) fn look<L: Look>(blocks: &impl DirBlocks, number: u32, what: L) -> Result<L::Out, Error> {
     match blocks.region(number)? {
-        Some(region) => what.look(region),
-        None => look_at_copy(blocks, number, what),
+        // Of a length that is known here no place has to be compared with it twice.
+        Some(region) if region.len() == PAGE_SIZE => what.look(region),
+        _ => look_at_copy(blocks, number, what),
     }
 }
 
@@ -123,15 +124,11 @@ fn what_is_wrong(blocks: &impl DirBlocks, number: u32) -> Error {
     }
 }
 
-/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins,
-/// until it answers.
+/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins
+/// (the first has none), until it answers.
 #[inline(always)]
-fn walk<B: Bytes, T>(
-    bytes: B,
-    max_inode: u32,
-    mut each: impl FnMut(usize, Head, Option<usize>) -> Option<T>,
-) -> Walked<T> {
-    let (mut at, mut before) = (0, None);
+fn walk<B: Bytes, T>(bytes: B, max_inode: u32, mut each: impl FnMut(usize, Head, usize) -> Option<T>) -> Walked<T> {
+    let (mut at, mut before) = (0, 0);
     while at < bytes.len() {
         let head = Head::of(bytes.array::<HEAD>(at));
         if !head.is_good(bytes.len() - at, max_inode) {
@@ -140,7 +137,7 @@ fn walk<B: Bytes, T>(
         if let Some(answer) = each(at, head, before) {
             return Walked::Answer(answer);
         }
-        before = Some(at);
+        before = at;
         at += head.len;
     }
     Walked::End
@@ -185,19 +182,39 @@ impl<'a> Key<'a> {
 
 /// What was found in block `block`, `at` a place in it.
 #[inline(always)]
-fn found(block: u32, at: usize, head: Head, before: Option<usize>) -> Found {
+fn found(block: u32, at: usize, head: Head, before: usize) -> Found {
     let Head { inode, len, kind, .. } = head;
-    Found { block, at, len, before: before.map(|before| (before, at - before)), inode, kind }
+    Found { block, at, len, before: (at > 0).then_some((before, at - before)), inode, kind }
 }
 
-/// The room that an entry leaves for one that needs `need` bytes.
-#[inline(always)]
-fn room_of(block: u32, at: usize, head: Head, need: usize) -> Option<Room> {
-    let used = if head.inode == 0 { 0 } else { needed(head.name_len) };
-    if head.len < used + need {
-        return None;
+/// The first entry that leaves room for a new one.
+struct Roomy {
+    /// Bytes that the new one needs.
+    need: usize,
+    first: Option<(usize, Head)>,
+}
+
+impl Roomy {
+    fn new(name: &[u8]) -> Self {
+        Self { need: needed(name.len()), first: None }
     }
-    Some(Room { block, at: at + used, len: head.len - used, before: (head.inode != 0).then_some((at, used)) })
+
+    fn used(head: Head) -> usize {
+        if head.inode == 0 { 0 } else { needed(head.name_len) }
+    }
+
+    #[inline(always)]
+    fn see(&mut self, at: usize, head: Head) {
+        if self.first.is_none() && head.len >= Self::used(head) + self.need {
+            self.first = Some((at, head));
+        }
+    }
+
+    fn room(&self, block: u32) -> Option<Room> {
+        let (at, head) = self.first?;
+        let used = Self::used(head);
+        Some(Room { block, at: at + used, len: head.len - used, before: (head.inode != 0).then_some((at, used)) })
+    }
 }
 
 struct Find<'a, D> {
@@ -240,19 +257,14 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
         let Find { blocks, number, key } = self.0;
-        let need = needed(key.name.len());
-        let mut room = None;
+        let mut roomy = Roomy::new(key.name);
         let exists = walk(bytes, blocks.max_inode(), |at, head, _| {
-            if let Some(first) = room_of(number, at, head, need)
-                && room.is_none()
-            {
-                room = Some(first);
-            }
+            roomy.see(at, head);
             key.is(bytes, at, head).then_some(())
         });
         match exists {
             Walked::Answer(()) => Err(Error::Exists),
-            Walked::End => Ok(room),
+            Walked::End => Ok(roomy.room(number)),
             Walked::Damage => Err(what_is_wrong(blocks, number)),
         }
     }
@@ -285,23 +297,22 @@ impl<D: DirBlocks> Look for FindBoth<'_, D> {
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Both, Error> {
         let Find { blocks, number, key } = self.old;
-        let mut both = Both { old: None, new: None, room: None };
-        let need = needed(self.new.name.len());
+        let mut roomy = Roomy::new(self.new.name);
+        let (mut old, mut new) = (None, None);
         let walked = walk(bytes, blocks.max_inode(), |at, head, before| {
-            if let Some(first) = room_of(number, at, head, need)
-                && both.room.is_none()
-            {
-                both.room = Some(first);
-            }
+            roomy.see(at, head);
             if key.is(bytes, at, head) {
-                both.old = Some(found(number, at, head, before));
+                old = Some(found(number, at, head, before));
             }
             if self.new.is(bytes, at, head) {
-                both.new = Some(found(number, at, head, before));
+                new = Some(found(number, at, head, before));
             }
             None::<()>
         });
-        if matches!(walked, Walked::Damage) { Err(what_is_wrong(blocks, number)) } else { Ok(both) }
+        match walked {
+            Walked::Damage => Err(what_is_wrong(blocks, number)),
+            _ => Ok(Both { old, new, room: roomy.room(number) }),
+        }
     }
 }
 
