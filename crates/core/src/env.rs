@@ -37,6 +37,17 @@ pub enum Freed {
     Later(u64),
 }
 
+/// What a name leads to, as an environment remembers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dentry {
+    /// The inode.
+    pub inode: u32,
+    /// The bits of its mode that say what it is (`S_IFMT`).
+    pub kind: u16,
+    /// Where its entry stands, if its directory has one block of entries and nothing else; 0: not known.
+    pub at: u16,
+}
+
 /// The outside world of a volume.
 pub trait Env {
     /// Held while the lock is; released by dropping it.
@@ -66,6 +77,25 @@ pub trait Env {
     /// the question and the answer. By default there are no pins.
     fn freed(&self, run: Run) -> Freed {
         Freed::Now(run.count)
+    }
+
+    /// What is remembered of a name, so that its directory need not be searched: nothing (`None`), or that it leads nowhere (`Some(None)`),
+    /// or where. By default nothing is. An answer must be right: it is what [`Env::remember`] said last, and not forgotten since.
+    /// `.` and `..` are never asked for.
+    fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
+        let _ = (directory, name);
+        None
+    }
+
+    /// Told what a name leads to, by one who holds the lock of the directory, so that no change can come between.
+    fn remember(&self, directory: u32, name: &[u8], what: Option<Dentry>) {
+        let _ = (directory, name, what);
+    }
+
+    /// Told that it is no longer known what a name leads to: before two names change at once, and when a change has failed. The
+    /// directory is locked exclusively.
+    fn forget(&self, directory: u32, name: &[u8]) {
+        let _ = (directory, name);
     }
 
     /// Told before the storage of a file becomes other than it was, or its size: who has mapped the file looks at it again. The

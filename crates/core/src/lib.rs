@@ -28,7 +28,7 @@ pub mod space;
 
 pub use cached::{Cached, PageIo};
 pub use device::{Device, Properties};
-pub use env::{Alone, Env, Freed, Frozen, LockId, Timestamp};
+pub use env::{Alone, Dentry, Env, Freed, Frozen, LockId, Timestamp};
 pub use error::Error;
 pub use mapping::{Create, Extent, Host, InPlace, Mapping, Pages};
 pub use page::{PAGE_SIZE, PageIndex, PageNo, Run};

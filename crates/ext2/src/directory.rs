@@ -1,7 +1,7 @@
 //! The blocks of a directory on a volume. What the bytes mean is known to `dir`.
 
 use crate::blockmap::Prepared;
-use crate::dir::{self, DirBlocks, DirEntry, Listing, Order};
+use crate::dir::{DirBlocks, DirEntry, Listing, Order};
 use crate::error::Error;
 use crate::file::Blocks;
 use crate::geometry::feature;
@@ -27,15 +27,6 @@ pub(crate) struct Directory<'v, D, E> {
 }
 
 impl<D: Device, E: Env> Volume<D, E> {
-    /// What `name` in directory `parent` leads to. `.` and `..` are names like others.
-    ///
-    /// # Errors
-    /// [`Error::NotDirectory`], [`Error::NameTooLong`]; [`Error::Corrupt`].
-    pub fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
-        let _guard = self.env.shared(LockId::Inode(parent.0));
-        Ok(dir::lookup(&self.directory(parent)?, name)?.map(|(number, _)| InodeNo(number)))
-    }
-
     /// Calls `each` for the entries of a directory, `.` and `..` too, from `cursor` on (0 at first, then
     /// [`DirEntry::next`] of the last one seen) until it says `false`. No lock is held while `each` runs.
     ///
@@ -101,6 +92,11 @@ impl<D: Device, E: Env> Volume<D, E> {
 }
 
 impl<D: Device, E: Env> Directory<'_, D, E> {
+    /// Whether all of its entries stand in one block, one after the other.
+    pub(crate) fn is_one_block(&self) -> bool {
+        self.blocks == 1 && !self.indexed
+    }
+
     /// Byte address of a block of the directory.
     pub(crate) fn place(&self, n: u32) -> Result<u64, Error> {
         Ok(self.map.volume.geometry.byte(self.block(n)?))

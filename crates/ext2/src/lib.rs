@@ -44,6 +44,7 @@ mod inherit;
 mod inode;
 mod intent;
 mod namei;
+mod names;
 mod order;
 mod raw;
 mod rename;

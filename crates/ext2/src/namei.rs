@@ -92,7 +92,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     ) -> Result<InodeNo, Error> {
         let mut directory = self.live_directory(parent)?;
         let is_directory = matches!(new.kind, NewKind::Directory);
-        let room = dir::room(&mut directory, name)?;
+        let room = self.room(&mut directory, name)?;
         if is_directory && parent.raw.links() >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
@@ -120,8 +120,10 @@ impl<D: Device, E: Env> Volume<D, E> {
             if counted {
                 let _ = self.change_links(parent.at, -1);
             }
+            self.env.forget(parent.number.0, name);
             return Err(error);
         }
+        self.remember(&directory, name, number, new.kind.kind(), room.place());
         self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(number)
@@ -149,7 +151,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         let parent = self.node(parent)?;
         let mut directory = self.live_directory(&parent)?;
-        let room = dir::room(&mut directory, name)?;
+        let room = self.room(&mut directory, name)?;
         self.change_links(node.at, 1)?;
         let named = dir::put(&mut directory, &room, name, number.0, node.kind.entry_type()).and_then(|()| {
             let store = room.store(number.0);
@@ -157,8 +159,10 @@ impl<D: Device, E: Env> Volume<D, E> {
         });
         if let Err(error) = named {
             let _ = self.change_links(node.at, -1);
+            self.env.forget(parent.number.0, name);
             return Err(error);
         }
+        self.remember(&directory, name, number, node.kind, room.place());
         self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(())

@@ -120,8 +120,8 @@ impl<D: Device, E: Env> Volume<D, E> {
                 let number = numbers[n].filter(|_| n == 0 || numbers[n - 1] != numbers[n])?;
                 Some(self.env.exclusive(LockId::Inode(number.0)))
             });
-            let old = dir::find(&self.directory(old_parent)?, old_name)?;
-            let new = dir::find(&self.directory(new_parent)?, new_name)?;
+            let old = self.find_entry(&self.directory(old_parent)?, old_name)?;
+            let new = self.find_entry(&self.directory(new_parent)?, new_name)?;
             let number = |found: Option<Found>| found.map(|found| InodeNo(found.inode));
             if let Some(old) = old
                 && (number(Some(old)), number(new)) == (Some(source), target)
@@ -143,7 +143,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     ) -> Result<Option<Left>, Error> {
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
         let mut directory = self.directory(parent)?;
-        let Both { old, new, room } = dir::both(&mut directory, old_name, new_name, how == Rename::Exchange)?;
+        let Both { old, new, room } = self.both(&mut directory, old_name, new_name, how == Rename::Exchange)?;
         let old = if directory.replaced { dir::find(&directory, old_name)? } else { old };
         let old = old.ok_or(Error::NotFound)?;
         let (source, target) = (old.inode, new.map_or(old.inode, |new| new.inode));
@@ -246,7 +246,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             None => {
                 let room = match room {
                     Some(room) => room,
-                    None => dir::room(&mut into, to.1)?,
+                    None => self.room(&mut into, to.1)?,
                 };
                 if into.replaced
                     && let Some(part) = parts.0.iter_mut().flatten().find(|part| part.node.number == to.0)
@@ -311,8 +311,19 @@ impl<D: Device, E: Env> Volume<D, E> {
         for part in parts.0.iter().flatten() {
             intent.links(part.node.at, part.node.raw.links(), part.links)?;
         }
+        // Nobody recalls one of the two names as it was and the other as it is.
+        self.env.forget(from.0.0, from.1);
+        self.env.forget(to.0.0, to.1);
         // This publishes.
         self.apply(self.fence()?, &mut intent)?;
+        let place = room.map_or_else(|| new.map(|new| (new.block, new.at)), |room| Some(room.place()));
+        self.remember(&into, to.1, source, moved, place.unwrap_or_default());
+        match (how, target, other) {
+            (Rename::Exchange, Some(target), Some(other)) => {
+                self.remember(&out, from.1, target, other, (old.block, old.at));
+            }
+            _ => self.env.remember(from.0.0, from.1, None),
+        }
         // Times may be those from before.
         for part in parts.0.iter().flatten() {
             self.stamp(part.node.at, part.node.number == from.0 || part.node.number == to.0)?;

@@ -4,7 +4,7 @@
 //! file without names stays as it is while someone has it open; [`Volume::release`] ends it. A crash before that leaks
 //! it.
 
-use crate::dir::{self, Found};
+use crate::dir::{self, DirBlocks, Found};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind, Node};
@@ -26,7 +26,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             if child.kind == Kind::Directory {
                 return Err(Error::IsDirectory);
             }
-            dir::remove(&mut directory, found)?;
+            self.remove_entry(&mut directory, name, found)?;
             self.fence()?;
             let links = self.change_links(child.at, -1)?;
             self.stamp(directory.map.at, true)?;
@@ -50,7 +50,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             if !dir::is_empty(&self.directory_of(child)?)? {
                 return Err(Error::NotEmpty);
             }
-            dir::remove(&mut directory, found)?;
+            self.remove_entry(&mut directory, name, found)?;
             self.fence()?;
             // Its own `.` counts, and its `..` counts for the parent.
             self.set_links(child.at, |_| 0)?;
@@ -59,6 +59,16 @@ impl<D: Device, E: Env> Volume<D, E> {
             self.fence()?;
             Ok(child.number)
         })
+    }
+
+    fn remove_entry(&self, directory: &mut Directory<'_, D, E>, name: &[u8], found: &Found) -> Result<(), Error> {
+        let removed = dir::remove(directory, found);
+        match removed {
+            Ok(()) => self.env.remember(directory.ino(), name, None),
+            // It may be gone and may not.
+            Err(_) => self.env.forget(directory.ino(), name),
+        }
+        removed
     }
 
     /// Frees the inode, the blocks and the attributes of what [`Volume::unlink`], [`Volume::rmdir`] or
@@ -115,7 +125,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.check_writable()?;
         let find = || {
             let directory = self.directory(parent)?;
-            let found = dir::find(&directory, name)?.ok_or(Error::NotFound)?;
+            let found = self.find_entry(&directory, name)?.ok_or(Error::NotFound)?;
             if found.inode == parent.0 {
                 let what = "a directory has a name for itself";
                 return Err(Error::Corrupt { what, inode: parent.0, at: found.at as u64 });

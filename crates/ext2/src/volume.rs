@@ -324,6 +324,11 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// As [`Volume::inode`], as far as it is looked at.
     pub fn kind(&self, number: InodeNo) -> Result<Kind, Error> {
         let _guard = self.env.shared(LockId::Inode(number.0));
+        self.kind_locked(number)
+    }
+
+    /// As [`Volume::kind`], by one who is sure that it stays in use.
+    pub(crate) fn kind_locked(&self, number: InodeNo) -> Result<Kind, Error> {
         let mut raw = RawInode::default();
         let first: [u8; 28] = self.load(self.inode_at(number)?)?;
         raw.0[..first.len()].copy_from_slice(&first);

@@ -1,20 +1,22 @@
-//! Locks and clock of a volume in a program with threads.
+//! Locks and clock of a volume in a program with threads, and the names that it remembers.
 //!
 //! Every inode and every group has a lock of its own, never one shared with another: an operation on two inodes would wait
 //! for itself, and the order of locks ([`LockId`]) would not hold. Locks are made by the thousand when the first of them
 //! is wanted. A volume that cannot change has none.
 
+use crate::dentry::Dentries;
 use crate::pins::Maps;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use xip_core::{Env, Freed, LockId, Run, Timestamp};
+use xip_core::{Dentry, Env, Freed, LockId, Run, Timestamp};
 use xip_ext2::Geometry;
 
 /// The environment of a volume here: with locks where it can be written.
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     locks: Option<Box<Locks>>,
+    names: Dentries,
     no_access_times: AtomicBool,
 }
 
@@ -30,7 +32,7 @@ struct Locks {
 impl Threads {
     /// For a volume that cannot change.
     pub(crate) fn frozen() -> Self {
-        Self { locks: None, no_access_times: AtomicBool::new(false) }
+        Self::default()
     }
 
     /// For a volume of this shape, written by any number of threads.
@@ -150,6 +152,19 @@ impl Env for Threads {
 
     fn freed(&self, run: Run) -> Freed {
         self.maps().map_or(Freed::Now(run.count), |maps| maps.freed(run))
+    }
+
+    #[inline]
+    fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
+        self.names.get(directory, name)
+    }
+
+    fn remember(&self, directory: u32, name: &[u8], what: Option<Dentry>) {
+        self.names.put(directory, name, what);
+    }
+
+    fn forget(&self, directory: u32, name: &[u8]) {
+        self.names.forget(directory, name);
     }
 
     fn moved(&self, inode: u32) {

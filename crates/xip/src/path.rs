@@ -1,7 +1,7 @@
 //! From a path to an inode, inside the volume.
 
-use crate::dentry::Entry;
 use crate::volume::Inner;
+use xip_core::{Dentry, Env};
 use xip_ext2::{Error, InodeNo, Kind};
 
 /// The most symbolic links on the way, as in Linux.
@@ -21,6 +21,9 @@ impl From<Error> for Stop {
         Self::Error(error)
     }
 }
+
+/// An inode, and its kind.
+type Entry = (InodeNo, Kind);
 
 const ROOT: Entry = (InodeNo::ROOT, Kind::Directory);
 
@@ -131,21 +134,17 @@ pub(crate) fn lookup(volume: &Inner, directory: Entry, name: &[u8]) -> Result<Op
         b".." if ino == InodeNo::ROOT => return Ok(Some(ROOT)),
         _ => {}
     }
-    match volume.names.get(ino, name) {
-        Some(known) => Ok(known),
-        None => look_up_on_volume(volume, ino, name),
+    match volume.fs.env().recall(ino.0, name) {
+        Some(None) => Ok(None),
+        Some(Some(Dentry { inode, kind, .. })) if let Some(kind) = Kind::from_mode(kind) => {
+            Ok(Some((InodeNo(inode), kind)))
+        }
+        _ => look_up_on_volume(volume, ino, name),
     }
 }
 
+/// Which remembers it.
 #[cold]
 fn look_up_on_volume(volume: &Inner, directory: InodeNo, name: &[u8]) -> Result<Option<Entry>, Error> {
-    let found = match volume.fs.lookup(directory, name)? {
-        Some(ino) => Some((ino, volume.fs.kind(ino)?)),
-        None => None,
-    };
-    // What can change is not kept.
-    if !volume.is_live() {
-        volume.names.put(directory, name, found);
-    }
-    Ok(found)
+    volume.fs.lookup_kind(directory, name)
 }

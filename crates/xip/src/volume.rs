@@ -1,6 +1,5 @@
 //! The volume: opened from an image, a segment or a device, and read by path. How it is changed is in `change`.
 
-use crate::dentry::Dentries;
 use crate::dir::ReadDir;
 use crate::env::Threads;
 use crate::error::{Error, Result};
@@ -27,8 +26,8 @@ pub(crate) type Fs = xip_ext2::Volume<Backing, Threads>;
 ///
 /// There are two ways to have one, and one type for both:
 ///
-/// * opened to be read ([`Volume::open`], [`Volume::from_segment`], [`Volume::from_device`]): nothing on it changes, names
-///   and places are kept once found, and nothing on the way to the bytes takes a lock. What would change it fails with
+/// * opened to be read ([`Volume::open`], [`Volume::from_segment`], [`Volume::from_device`]): nothing on it changes,
+///   places are kept once found, and nothing on the way to the bytes takes a lock. What would change it fails with
 ///   `EROFS`.
 /// * opened to be written ([`Volume::open_writable`], [`Volume::create`], [`Volume::writable`]): every answer is that of the
 ///   moment. Each inode has a lock of its own; readers do not wait for each other, nor do operations on different
@@ -45,8 +44,6 @@ pub struct Volume(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) fs: Fs,
-    /// Used only where nothing changes.
-    pub(crate) names: Dentries,
     /// Decided once: a file of this volume is in place or cached, and stays so (contract 2).
     pub(crate) in_place: bool,
     /// Only of a volume that can be written.
@@ -177,7 +174,7 @@ impl Volume {
 
     fn new(fs: Fs, opens: Option<Box<Opens>>) -> Self {
         let in_place = fs.in_place().is_ok();
-        Self(Arc::new(Inner { fs, names: Dentries::default(), in_place, opens }))
+        Self(Arc::new(Inner { fs, in_place, opens }))
     }
 
     /// Whether it was opened to be written.

@@ -133,6 +133,11 @@ impl Store {
 }
 
 impl Room {
+    /// The block, and where in it the entry will be.
+    pub(crate) fn place(&self) -> (u32, usize) {
+        (self.block, self.at)
+    }
+
     /// What makes the entry one, when it has been put.
     pub(crate) fn store(&self, inode: u32) -> Store {
         match self.before {
@@ -215,6 +220,7 @@ pub(crate) fn first_block(to: &mut [u8], own: u32, parent: u32, kinds: bool) {
 }
 
 /// What `name` leads to, and the kind that its entry says.
+#[cfg(test)]
 pub(crate) fn lookup(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<(u32, u8)>, Error> {
     Ok(find(blocks, name)?.map(|found| (found.inode, found.kind)))
 }
@@ -233,6 +239,16 @@ pub(crate) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>
         // The entries are all there without it.
         htree::Answer::DamagedIndex(_) => linear::find(blocks, name, 0..blocks.count()),
     }
+}
+
+/// In a directory of one block without an index, where neither name has to be looked for: the entry that is known to begin at a place,
+/// and lead to an inode; and the first room for a new entry. Nothing is found where the block does not bear it out.
+pub(crate) fn hop(
+    blocks: &impl DirBlocks,
+    known: Option<(&[u8], u32, usize)>,
+    new: Option<&[u8]>,
+) -> Result<(Option<Found>, Option<Room>), Error> {
+    scan::hop(blocks, known, new)
 }
 
 /// Finds room for an entry of this name, and makes it where there is none. Nothing is there for anyone to see yet.

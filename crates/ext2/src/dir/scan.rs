@@ -2,7 +2,7 @@
 //!
 //! Storage may be changed by others at any moment, so everything is loaded once, and checked after that.
 
-use super::entry::{Block, HEAD, Head, is_plain, needed};
+use super::entry::{Block, ENTRY_MIN, HEAD, Head, is_plain, needed};
 use super::{DirBlocks, Found, Room};
 use crate::error::Error;
 use crate::raw::bytes_at;
@@ -205,7 +205,7 @@ impl Roomy {
 
     #[inline(always)]
     fn see(&mut self, at: usize, head: Head) {
-        if self.first.is_none() && head.len >= Self::used(head) + self.need {
+        if self.first.is_none() && head.len.wrapping_sub(Self::used(head)) >= self.need {
             self.first = Some((at, head));
         }
     }
@@ -284,6 +284,61 @@ pub(crate) struct Both {
     pub(crate) old: Option<Found>,
     pub(crate) new: Option<Found>,
     pub(crate) room: Option<Room>,
+}
+
+/// See [`hop`].
+struct Hop<'a> {
+    known: Option<(&'a [u8], u32, usize)>,
+    new: Option<&'a [u8]>,
+}
+
+impl Look for Hop<'_> {
+    type Out = (Option<Found>, Option<Room>);
+
+    #[inline]
+    fn look(self, bytes: impl Bytes) -> Result<Self::Out, Error> {
+        let wanted = self.known.map_or(usize::MAX, |(_, _, at)| at);
+        let mut roomy = Roomy { need: self.new.map_or(usize::MAX, |name| needed(name.len())), first: None };
+        let (mut at, mut before, mut here) = (0, 0, None);
+        // Only lengths are looked at on the way; what is found is an entry whose bounds these lengths are.
+        while at < bytes.len() {
+            let head = Head::of(bytes.array::<HEAD>(at));
+            if head.len < ENTRY_MIN || !head.len.is_multiple_of(4) || head.len > bytes.len() - at {
+                return Ok((None, None));
+            }
+            if at == wanted {
+                here = Some((head, before));
+            }
+            roomy.see(at, head);
+            if (self.known.is_none() || here.is_some()) && (self.new.is_none() || roomy.first.is_some()) {
+                break;
+            }
+            before = at;
+            at += head.len;
+        }
+        let found = match (self.known, here) {
+            (Some((name, inode, at)), Some((head, before)))
+                if head.inode == inode
+                    && head.is_good(bytes.len() - at, inode)
+                    && Key::new(name).is(bytes, at, head) =>
+            {
+                Some(found(0, at, head, before))
+            }
+            _ => None,
+        };
+        let is_entry = |&(at, head): &(usize, Head)| head.is_good(bytes.len() - at, u32::MAX);
+        Ok((found, if roomy.first.as_ref().is_some_and(is_entry) { roomy.room(0) } else { None }))
+    }
+}
+
+/// From entry to entry of the only block, by their lengths alone: the entry of a name that is known to begin at a place and to
+/// lead to an inode; the first room for an entry of a new name.
+pub(super) fn hop(
+    blocks: &impl DirBlocks,
+    known: Option<(&[u8], u32, usize)>,
+    new: Option<&[u8]>,
+) -> Result<(Option<Found>, Option<Room>), Error> {
+    look(blocks, 0, Hop { known, new })
 }
 
 struct FindBoth<'a, D> {
