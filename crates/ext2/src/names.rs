@@ -65,7 +65,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         match self.recall(directory, name) {
             Some(None) => return Ok(None),
             Some(Some(Dentry { inode, at, .. })) if at != 0 && directory.is_one_block() => {
-                if let (Some(found), _) = dir::hop(directory, Some((name, inode, at.into())), None)? {
+                if let Some(found) = dir::find_at(directory, name, inode, at.into())? {
                     return Ok(Some(found));
                 }
             }
@@ -80,7 +80,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         match self.recall(directory, name) {
             Some(Some(_)) => return Err(Error::Exists),
             Some(None) if directory.is_one_block() => {
-                if let (_, Some(room)) = dir::hop(directory, None, Some(name))? {
+                if let Some(room) = dir::first_room(directory, name)? {
                     return Ok(room);
                 }
             }
@@ -101,7 +101,8 @@ impl<D: Device, E: Env> Volume<D, E> {
             && let (Some(Some(Dentry { inode, at, .. })), Some(None)) =
                 (self.recall(directory, old), self.recall(directory, new))
             && at != 0
-            && let (Some(found), Some(room)) = dir::hop(directory, Some((old, inode, at.into())), Some(new))?
+            && let Some(found) = dir::find_at(directory, old, inode, at.into())?
+            && let Some(room) = dir::first_room(directory, new)?
         {
             return Ok(Both { old: Some(found), new: None, room: Some(room) });
         }

@@ -241,14 +241,15 @@ pub(crate) fn find(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Found>
     }
 }
 
-/// In a directory of one block without an index, where neither name has to be looked for: the entry that is known to begin at a place,
-/// and lead to an inode; and the first room for a new entry. Nothing is found where the block does not bear it out.
-pub(crate) fn hop(
-    blocks: &impl DirBlocks,
-    known: Option<(&[u8], u32, usize)>,
-    new: Option<&[u8]>,
-) -> Result<(Option<Found>, Option<Room>), Error> {
-    scan::hop(blocks, known, new)
+/// In a directory of one block without an index: the entry of a name that is known to begin at a place and to lead to an inode; `None`
+/// where the block does not bear that out.
+pub(crate) fn find_at(blocks: &impl DirBlocks, name: &[u8], inode: u32, at: usize) -> Result<Option<Found>, Error> {
+    scan::find_at(blocks, name, inode, at)
+}
+
+/// In such a directory: room for an entry of a name that is known not to be there.
+pub(crate) fn first_room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
+    scan::first_room(blocks, name)
 }
 
 /// Finds room for an entry of this name, and makes it where there is none. Nothing is there for anyone to see yet.

@@ -205,7 +205,7 @@ impl Roomy {
 
     #[inline(always)]
     fn see(&mut self, at: usize, head: Head) {
-        if self.first.is_none() && head.len.wrapping_sub(Self::used(head)) >= self.need {
+        if self.first.is_none() && head.len >= Self::used(head) + self.need {
             self.first = Some((at, head));
         }
     }
@@ -286,59 +286,75 @@ pub(crate) struct Both {
     pub(crate) room: Option<Room>,
 }
 
-/// See [`hop`].
-struct Hop<'a> {
-    known: Option<(&'a [u8], u32, usize)>,
-    new: Option<&'a [u8]>,
+/// Goes through the only block of a directory by the lengths of its entries alone, to `wanted` or to the first entry that may leave
+/// `need` bytes: where that is, and where the one before it is. What the entry says has to be checked.
+#[inline(always)]
+fn hop(bytes: impl Bytes, wanted: usize, need: usize) -> Option<(usize, usize)> {
+    let (mut at, mut before) = (0, 0);
+    while at < bytes.len() {
+        if at == wanted {
+            return Some((at, before));
+        }
+        let head = Head::of(bytes.array::<HEAD>(at));
+        if need != usize::MAX && head.len.wrapping_sub(Roomy::used(head)) >= need {
+            return Some((at, before));
+        }
+        if head.len < ENTRY_MIN || !head.len.is_multiple_of(4) || head.len > bytes.len() - at {
+            return None;
+        }
+        before = at;
+        at += head.len;
+    }
+    None
 }
 
-impl Look for Hop<'_> {
-    type Out = (Option<Found>, Option<Room>);
+struct FindAt<'a> {
+    name: &'a [u8],
+    inode: u32,
+    at: usize,
+}
+
+impl Look for FindAt<'_> {
+    type Out = Option<Found>;
 
     #[inline]
-    fn look(self, bytes: impl Bytes) -> Result<Self::Out, Error> {
-        let wanted = self.known.map_or(usize::MAX, |(_, _, at)| at);
-        let mut roomy = Roomy { need: self.new.map_or(usize::MAX, |name| needed(name.len())), first: None };
-        let (mut at, mut before, mut here) = (0, 0, None);
-        // Only lengths are looked at on the way; what is found is an entry whose bounds these lengths are.
-        while at < bytes.len() {
-            let head = Head::of(bytes.array::<HEAD>(at));
-            if head.len < ENTRY_MIN || !head.len.is_multiple_of(4) || head.len > bytes.len() - at {
-                return Ok((None, None));
-            }
-            if at == wanted {
-                here = Some((head, before));
-            }
-            roomy.see(at, head);
-            if (self.known.is_none() || here.is_some()) && (self.new.is_none() || roomy.first.is_some()) {
-                break;
-            }
-            before = at;
-            at += head.len;
-        }
-        let found = match (self.known, here) {
-            (Some((name, inode, at)), Some((head, before)))
-                if head.inode == inode
-                    && head.is_good(bytes.len() - at, inode)
-                    && Key::new(name).is(bytes, at, head) =>
-            {
-                Some(found(0, at, head, before))
-            }
-            _ => None,
-        };
-        let is_entry = |&(at, head): &(usize, Head)| head.is_good(bytes.len() - at, u32::MAX);
-        Ok((found, if roomy.first.as_ref().is_some_and(is_entry) { roomy.room(0) } else { None }))
+    fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
+        let Some((at, before)) = hop(bytes, self.at, usize::MAX) else { return Ok(None) };
+        let head = Head::of(bytes.array::<HEAD>(at));
+        let good = head.inode == self.inode && head.is_good(bytes.len() - at, self.inode);
+        Ok((good && Key::new(self.name).is(bytes, at, head)).then(|| found(0, at, head, before)))
     }
 }
 
-/// From entry to entry of the only block, by their lengths alone: the entry of a name that is known to begin at a place and to
-/// lead to an inode; the first room for an entry of a new name.
-pub(super) fn hop(
-    blocks: &impl DirBlocks,
-    known: Option<(&[u8], u32, usize)>,
-    new: Option<&[u8]>,
-) -> Result<(Option<Found>, Option<Room>), Error> {
-    look(blocks, 0, Hop { known, new })
+/// In the only block of a directory: the entry of a name that is known to begin at a place and to lead to an inode. `None` where the
+/// block does not bear that out.
+pub(super) fn find_at(blocks: &impl DirBlocks, name: &[u8], inode: u32, at: usize) -> Result<Option<Found>, Error> {
+    look(blocks, 0, FindAt { name, inode, at })
+}
+
+struct FirstRoom {
+    need: usize,
+    max_inode: u32,
+}
+
+impl Look for FirstRoom {
+    type Out = Option<Room>;
+
+    #[inline]
+    fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
+        let Some((at, _)) = hop(bytes, usize::MAX, self.need) else { return Ok(None) };
+        let mut roomy = Roomy { need: self.need, first: None };
+        let head = Head::of(bytes.array::<HEAD>(at));
+        if head.is_good(bytes.len() - at, self.max_inode) {
+            roomy.see(at, head);
+        }
+        Ok(roomy.room(0))
+    }
+}
+
+/// The first room in the only block of a directory for an entry of this name, which is known not to be there.
+pub(super) fn first_room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
+    look(blocks, 0, FirstRoom { need: needed(name.len()), max_inode: blocks.max_inode() })
 }
 
 struct FindBoth<'a, D> {
