@@ -304,18 +304,28 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// that is there already.
     pub(crate) fn stamp(&self, at: u64, data: bool) -> Result<(), Error> {
         let (seconds, extra) = encode_time(self.env.now());
-        let put = |at, room: usize, value: u32| {
-            // The time of the change, and after it that of the data.
-            let old: [u8; 8] = self.load(at)?;
-            let [a, b, c, d] = value.to_le_bytes();
-            let [.., e, f, g, h] = old;
-            let new = if data { [a, b, c, d, a, b, c, d] } else { [a, b, c, d, e, f, g, h] };
-            if new[..room] == old[..room] { Ok(()) } else { self.put(at, &new[..room]) }
+        // The time of the change, and after it that of the data.
+        let both = |change: u32, old: u64| {
+            let rest = if data { u64::from(change) << 32 } else { old & !u64::from(u32::MAX) };
+            rest | u64::from(change)
         };
-        put(at + INODE_CTIME, 8, seconds)?;
+        let old = u64::from_le_bytes(self.load(at + INODE_CTIME)?);
+        let new = both(seconds, old);
+        if new != old {
+            self.put(at + INODE_CTIME, &new.to_le_bytes())?;
+        }
         // What the inode says that it has room for.
-        let room = usize::from(u16::from_le_bytes(self.load(at + INODE_BASE as u64)?));
-        put(at + INODE_CTIME_EXTRA, room.saturating_sub(4).min(8) & !3, extra)
+        let room = u16::from_le_bytes(self.load(at + INODE_BASE as u64)?);
+        if room < 8 {
+            return Ok(());
+        }
+        let old = u64::from_le_bytes(self.load(at + INODE_CTIME_EXTRA)?);
+        // With less room the word of the data belongs to an attribute.
+        let new = if room < 12 { old & !u64::from(u32::MAX) | u64::from(extra) } else { both(extra, old) };
+        match new == old {
+            true => Ok(()),
+            false => self.put(at + INODE_CTIME_EXTRA, &new.to_le_bytes()[..if room < 12 { 4 } else { 8 }]),
+        }
     }
 
     /// What an inode is.

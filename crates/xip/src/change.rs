@@ -119,7 +119,7 @@ impl Volume {
     pub fn remove_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
         self.named(path.as_ref(), |place, directory| {
             // The directories on the way down, each with the names in it that are left: as deep as any volume may be.
-            let mut way = vec![self.enter(directory.clone(), place.name.clone())?];
+            let mut way = vec![self.enter(directory.clone(), place.name.to_vec())?];
             while let Some(level) = way.last_mut() {
                 match level.names.pop() {
                     Some(name) => match self.inodes().unlink(level.here.ino(), &name) {
@@ -228,7 +228,7 @@ impl Volume {
     }
 
     /// Where a path ends, and its directory held.
-    fn place(&self, path: &Path, end: End) -> Result<(Place, Held)> {
+    fn place<'p>(&self, path: &'p Path, end: End) -> Result<(Place<'p>, Held)> {
         self.0.check_live().map_err(|source| Error::Path { path: path.into(), source })?;
         let find = || {
             let place = path::locate(&self.0, path.as_os_str().as_bytes(), end)?;
@@ -250,7 +250,7 @@ impl Volume {
     }
 
     /// Does something with a name; the error names the path.
-    fn named(&self, path: &Path, what: impl FnOnce(&Place, &Held) -> Result<(), VolumeError>) -> Result<()> {
+    fn named(&self, path: &Path, what: impl FnOnce(&Place<'_>, &Held) -> Result<(), VolumeError>) -> Result<()> {
         let (place, directory) = self.place(path, End::Name)?;
         what(&place, &directory).map_err(|source| Error::Path { path: path.into(), source })
     }
@@ -260,7 +260,7 @@ impl Volume {
         let slash = [from, to].iter().any(|path| path.as_os_str().as_bytes().ends_with(b"/"));
         let (old, old_directory) = self.place(from, if slash { End::Found } else { End::Name })?;
         let (new, new_directory) = self.place(to, End::Name)?;
-        let is_directory = |place: &Place| place.found.is_some_and(|(_, kind)| kind == xip_ext2::Kind::Directory);
+        let is_directory = |place: &Place<'_>| place.found.is_some_and(|(_, kind)| kind == xip_ext2::Kind::Directory);
         let done = if (old.slash || new.slash) && old.found.is_some() && !is_directory(&old) {
             Err(VolumeError::NotDirectory)
         } else {

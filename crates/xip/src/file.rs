@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 use xip_core::ops::Writer;
 use xip_core::page::PAGE_BYTES;
-use xip_core::{Cached, InPlace, PAGE_SIZE, PageIndex, ops};
+use xip_core::{Cached, Host, InPlace, PAGE_SIZE, PageIndex, ops};
 use xip_ext2::{Inode, InodeNo, Kind};
 
 pub use xip_core::mapping::Piece;
@@ -100,8 +100,20 @@ impl File {
         access: Access,
         how: Writer,
     ) -> std::result::Result<Self, xip_ext2::Error> {
-        let live =
-            if volume.is_writable() { Some(Box::new(Live { access, how, _held: volume.hold(ino) })) } else { None };
+        let held = volume.is_writable().then(|| volume.hold(ino));
+        Self::open_held(volume, ino, held, access, how)
+    }
+
+    /// As [`File::open_as`], of one who holds it, where it can be written.
+    #[inline]
+    pub(crate) fn open_held(
+        volume: &Volume,
+        ino: InodeNo,
+        held: Option<Held>,
+        access: Access,
+        how: Writer,
+    ) -> std::result::Result<Self, xip_ext2::Error> {
+        let live = held.map(|held| Box::new(Live { access, how, _held: held }));
         let inode = volume.0.fs.inode(ino)?;
         match inode.kind {
             Kind::Regular => {}
@@ -313,6 +325,14 @@ impl File {
         self.runs.get_or_init(|| match self.fs().file_in_place(self.inode.number, Default::default()) {
             Ok(file) => Runs::of(&file, PageIndex::count(self.inode.size).0),
             Err(_) => Runs::none(),
+        })
+    }
+
+    /// Where it ends now.
+    fn end(&self) -> std::result::Result<u64, xip_ext2::Error> {
+        on!(self.opened()?, file => {
+            let _guard = file.shared();
+            file.size()
         })
     }
 

@@ -187,7 +187,7 @@ impl OpenOptions {
         let permissions = (self.mode & 0o7777) as u16;
         let new = NewInode { kind: NewKind::Regular, permissions, uid, gid };
         let held = volume.inodes().create_masked(directory.ino(), name, &new, self.umask)?;
-        File::open_as(volume, held.ino(), self.access(), self.writer())
+        File::open_held(volume, held.ino(), Some(held), self.access(), self.writer())
     }
 
     /// Of one who holds it.

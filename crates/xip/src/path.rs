@@ -1,6 +1,7 @@
 //! From a path to an inode, inside the volume.
 
 use crate::volume::Inner;
+use std::borrow::Cow;
 use xip_core::{Dentry, Env};
 use xip_ext2::{Error, InodeNo, Kind};
 
@@ -66,9 +67,9 @@ fn walk(volume: &Inner, from: Entry, path: &[u8], follow: bool, links: &mut u32)
 }
 
 /// A name in a directory, whether or not something is there: what names are made, moved and taken away by.
-pub(crate) struct Place {
+pub(crate) struct Place<'p> {
     pub(crate) directory: InodeNo,
-    pub(crate) name: Vec<u8>,
+    pub(crate) name: Cow<'p, [u8]>,
     /// What is there; not looked up, and `None`, where that is not asked for and no slash stands behind the name.
     pub(crate) found: Option<Entry>,
     /// A slash stood behind it, so it is to be a directory.
@@ -87,20 +88,23 @@ pub(crate) enum End {
 }
 
 /// Where `path` ends.
-pub(crate) fn locate(volume: &Inner, path: &[u8], end: End) -> Result<Place, Stop> {
+pub(crate) fn locate<'p>(volume: &Inner, path: &'p [u8], end: End) -> Result<Place<'p>, Stop> {
     if path.is_empty() {
         return Err(Error::NotFound.into());
     }
-    let (mut from, mut path, mut slash) = (ROOT, path.to_vec(), false);
+    let (mut from, mut path, mut slash) = (ROOT, Cow::Borrowed(path), false);
     let mut links = MOST_LINKS;
     loop {
         let Some(last) = path.iter().rposition(|&byte| byte != b'/') else {
             // The root, which is in itself.
-            return Ok(Place { directory: InodeNo::ROOT, name: b".".to_vec(), found: Some(ROOT), slash: true });
+            return Ok(Place { directory: InodeNo::ROOT, name: Cow::Borrowed(b"."), found: Some(ROOT), slash: true });
         };
         slash |= last + 1 < path.len();
         let start = path[..last].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
-        let name = path[start..=last].to_vec();
+        let name = match &path {
+            Cow::Borrowed(path) => Cow::Borrowed(&path[start..=last]),
+            Cow::Owned(path) => Cow::Owned(path[start..=last].to_vec()),
+        };
         let parent = if start == 0 { from } else { walk(volume, from, &path[..start], true, &mut links)? };
         if parent.1 != Kind::Directory {
             return Err(Error::NotDirectory.into());
@@ -109,9 +113,10 @@ pub(crate) fn locate(volume: &Inner, path: &[u8], end: End) -> Result<Place, Sto
         match found {
             Some((ino, Kind::Symlink)) if end == End::Follow => {
                 links = links.checked_sub(1).ok_or(Stop::Loop)?;
-                path.resize(volume.fs.geometry().block_size as usize, 0);
-                let len = volume.fs.read_link(ino, &mut path)?;
-                path.truncate(len);
+                let mut target = vec![0; volume.fs.geometry().block_size as usize];
+                let len = volume.fs.read_link(ino, &mut target)?;
+                target.truncate(len);
+                path = Cow::Owned(target);
                 from = parent;
             }
             _ => return Ok(Place { directory: parent.0, name, found, slash }),

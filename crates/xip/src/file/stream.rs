@@ -28,15 +28,12 @@ impl Read for &File {
 /// At the file's position, which all who use this file share; at the end for one that was opened to append.
 impl Write for &File {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        self.write_vectored(&[IoSlice::new(from)])
+        self.write_at_position(&[from])
     }
 
     fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut position = self.position();
         let from: Vec<&[u8]> = from.iter().take(ops::MAX_SEGMENTS).map(|slice| &**slice).collect();
-        let count = self.writev_at(&from, *position)?;
-        *position = if self.how().append { self.now().map_err(Error::from)?.size } else { *position + count as u64 };
-        Ok(count)
+        self.write_at_position(&from)
     }
 
     /// Nothing waits: what was written is written. [`File::sync_data`] makes it durable.
@@ -59,6 +56,13 @@ impl Seek for &File {
 }
 
 impl File {
+    fn write_at_position(&self, from: &[&[u8]]) -> io::Result<usize> {
+        let mut position = self.position();
+        let count = self.writev_at(from, *position)?;
+        *position = if self.how().append { self.end().map_err(Error::from)? } else { *position + count as u64 };
+        Ok(count)
+    }
+
     fn position(&self) -> MutexGuard<'_, u64> {
         self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
