@@ -62,12 +62,7 @@ pub trait Device {
                 return Ok(());
             }
         }
-        let mut done = 0;
-        while done < to.len() {
-            let (region, within) = stretch(self.pages(), at, done, to.len(), |p, n| self.direct_access(p, n))?;
-            done += region.read(within, &mut to[done..]);
-        }
-        Ok(())
+        read_pages(self, at, to)
     }
 
     /// Copies `from` to the bytes at `at`, all of them.
@@ -82,12 +77,7 @@ pub trait Device {
                 return Ok(());
             }
         }
-        let mut done = 0;
-        while done < from.len() {
-            let (region, within) = stretch(self.pages(), at, done, from.len(), |p, n| self.direct_access_mut(p, n))?;
-            done += region.write(within, &from[done..]);
-        }
-        Ok(())
+        write_pages(self, at, from)
     }
 
     /// Copies `from` to the bytes at `at`, all of them: as [`Device::write`], for data of files rather than records of
@@ -202,6 +192,28 @@ fn in_one_page(at: u64, len: usize) -> Option<(PageNo, usize)> {
     // The remainder is below 4096.
     let within = (at % PAGE_BYTES) as usize;
     (len <= PAGE_SIZE - within && len > 0).then_some((PageNo(at / PAGE_BYTES), within))
+}
+
+/// [`Device::read`] of any length, apart so that the usual way is short.
+#[inline(never)]
+fn read_pages<D: Device + ?Sized>(device: &D, at: u64, to: &mut [u8]) -> Result<(), Error> {
+    let mut done = 0;
+    while done < to.len() {
+        let (region, within) = stretch(device.pages(), at, done, to.len(), |p, n| device.direct_access(p, n))?;
+        done += region.read(within, &mut to[done..]);
+    }
+    Ok(())
+}
+
+/// [`Device::write`] of any length.
+#[inline(never)]
+fn write_pages<D: Device + ?Sized>(device: &D, at: u64, from: &[u8]) -> Result<(), Error> {
+    let mut done = 0;
+    while done < from.len() {
+        let (region, within) = stretch(device.pages(), at, done, from.len(), |p, n| device.direct_access_mut(p, n))?;
+        done += region.write(within, &from[done..]);
+    }
+    Ok(())
 }
 
 /// The region that holds byte `at + done`, and where in it that byte is.

@@ -177,7 +177,7 @@ fn gid(raw: &RawInode) -> u32 {
 }
 
 /// All checks of an inode: what is not looked at here can be anything.
-#[inline]
+#[inline(always)]
 fn kind_and_size(raw: &RawInode, number: InodeNo, largest: u64) -> Result<(Kind, u64), Error> {
     let corrupt = |what, at| Error::Corrupt { what, inode: number.0, at };
     let kind = Inode::kind_of(raw, number)?;
@@ -205,7 +205,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check(raw: RawInode, number: InodeNo, at: u64, largest: u64) -> Result<Self, Error> {
         let (kind, size) = kind_and_size(&raw, number, largest)?;
         Ok(Self { number, at, raw, kind, size })

@@ -275,7 +275,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// The inode at a byte address that [`Volume::inode_at`] gave.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn raw_inode_at(&self, at: u64) -> Result<RawInode, Error> {
         if usize::from(self.geometry.inode_size) >= RawInode::LEN {
             return Ok(RawInode(self.load(at)?));
@@ -286,7 +286,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// `N` bytes at a byte address: a few fields, or an inode.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load<const N: usize>(&self, at: u64) -> Result<[u8; N], Error> {
         // From where they are, if they are in one page.
         if self.in_place {

@@ -111,6 +111,16 @@ impl Storage {
     fn properties(&self) -> Properties {
         on!(self, device => device.properties())
     }
+
+    #[inline(never)]
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        on!(self, device => device.read(at, to))
+    }
+
+    #[inline(never)]
+    fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
+        on!(self, device => device.write(at, from))
+    }
 }
 
 impl Device for Backing {
@@ -137,17 +147,23 @@ impl Device for Backing {
         on!(&self.storage, device => device.direct_access_mut(first, count))
     }
 
+    // What is mapped comes first: there a record of metadata is a few loads and stores.
+
     #[inline]
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
-        on!(&self.storage, device => device.read(at, to))
+        match &self.storage {
+            Storage::Mapped(device) => device.read(at, to),
+            other => other.read(at, to),
+        }
     }
 
     #[inline]
     fn write(&self, at: u64, from: &[u8]) -> Result<(), Error> {
-        if !self.writable {
-            return Err(Error::ReadOnly);
+        match &self.storage {
+            _ if !self.writable => Err(Error::ReadOnly),
+            Storage::Mapped(device) => device.write(at, from),
+            other => other.write(at, from),
         }
-        on!(&self.storage, device => device.write(at, from))
     }
 
     fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {

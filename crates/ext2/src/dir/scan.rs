@@ -286,26 +286,10 @@ pub(crate) struct Both {
     pub(crate) room: Option<Room>,
 }
 
-/// Goes through the only block of a directory by the lengths of its entries alone, to `wanted` or to the first entry that may leave
-/// `need` bytes: where that is, and where the one before it is. What the entry says has to be checked.
+/// The next entry after the one at `at` of `len` bytes; `None` where that cannot be one, so that the rest of the block is not known.
 #[inline(always)]
-fn hop(bytes: impl Bytes, wanted: usize, need: usize) -> Option<(usize, usize)> {
-    let (mut at, mut before) = (0, 0);
-    while at < bytes.len() {
-        if at == wanted {
-            return Some((at, before));
-        }
-        let head = Head::of(bytes.array::<HEAD>(at));
-        if need != usize::MAX && head.len.wrapping_sub(Roomy::used(head)) >= need {
-            return Some((at, before));
-        }
-        if head.len < ENTRY_MIN || !head.len.is_multiple_of(4) || head.len > bytes.len() - at {
-            return None;
-        }
-        before = at;
-        at += head.len;
-    }
-    None
+fn after(at: usize, len: usize) -> Option<usize> {
+    (len >= ENTRY_MIN && len.is_multiple_of(4)).then_some(at + len)
 }
 
 struct FindAt<'a> {
@@ -319,7 +303,15 @@ impl Look for FindAt<'_> {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
-        let Some((at, before)) = hop(bytes, self.at, usize::MAX) else { return Ok(None) };
+        let (mut at, mut before) = (0, 0);
+        while at < self.at {
+            let len = usize::from(u16::from_le_bytes(bytes.array(at + 4)));
+            let Some(next) = after(at, len) else { return Ok(None) };
+            (before, at) = (at, next);
+        }
+        if at != self.at || at >= bytes.len() {
+            return Ok(None);
+        }
         let head = Head::of(bytes.array::<HEAD>(at));
         let good = head.inode == self.inode && head.is_good(bytes.len() - at, self.inode);
         Ok((good && Key::new(self.name).is(bytes, at, head)).then(|| found(0, at, head, before)))
@@ -327,7 +319,7 @@ impl Look for FindAt<'_> {
 }
 
 /// In the only block of a directory: the entry of a name that is known to begin at a place and to lead to an inode. `None` where the
-/// block does not bear that out.
+/// block does not bear that out. Only lengths are looked at on the way there.
 pub(super) fn find_at(blocks: &impl DirBlocks, name: &[u8], inode: u32, at: usize) -> Result<Option<Found>, Error> {
     look(blocks, 0, FindAt { name, inode, at })
 }
@@ -342,17 +334,26 @@ impl Look for FirstRoom {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
-        let Some((at, _)) = hop(bytes, usize::MAX, self.need) else { return Ok(None) };
         let mut roomy = Roomy { need: self.need, first: None };
-        let head = Head::of(bytes.array::<HEAD>(at));
-        if head.is_good(bytes.len() - at, self.max_inode) {
-            roomy.see(at, head);
+        let mut at = 0;
+        while at < bytes.len() {
+            let head = Head::of(bytes.array::<HEAD>(at));
+            // As if its name were there still, also where the entry is free: who finds nothing here looks better.
+            if head.len.wrapping_sub(head.name_len) >= HEAD + self.need {
+                if head.is_good(bytes.len() - at, self.max_inode) {
+                    roomy.see(at, head);
+                }
+                break;
+            }
+            let Some(next) = after(at, head.len) else { break };
+            at = next;
         }
         Ok(roomy.room(0))
     }
 }
 
-/// The first room in the only block of a directory for an entry of this name, which is known not to be there.
+/// Room in the only block of a directory for an entry of this name, which is known not to be there. Only lengths are looked at on the
+/// way; `None` says that there may be room all the same.
 pub(super) fn first_room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
     look(blocks, 0, FirstRoom { need: needed(name.len()), max_inode: blocks.max_inode() })
 }
