@@ -124,23 +124,26 @@ fn what_is_wrong(blocks: &impl DirBlocks, number: u32) -> Error {
     }
 }
 
-/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins
-/// (the first has none), until it answers.
+/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins (the
+/// first has none), until it answers. On the way only lengths are checked: what `each` takes it has to check.
 #[inline(always)]
-fn walk<B: Bytes, T>(bytes: B, max_inode: u32, mut each: impl FnMut(usize, Head, usize) -> Option<T>) -> Walked<T> {
+fn walk<B: Bytes, T>(bytes: B, mut each: impl FnMut(usize, Head, usize) -> Option<T>) -> Walked<T> {
     let (mut at, mut before) = (0, 0);
     while at < bytes.len() {
         let head = Head::of(bytes.array::<HEAD>(at));
-        if !head.is_good(bytes.len() - at, max_inode) {
-            return Walked::Damage;
-        }
         if let Some(answer) = each(at, head, before) {
             return Walked::Answer(answer);
         }
-        before = at;
-        at += head.len;
+        let Some(next) = after(at, head.len) else { return Walked::Damage };
+        (before, at) = (at, next);
     }
-    Walked::End
+    if at == bytes.len() { Walked::End } else { Walked::Damage }
+}
+
+/// Where the entry after the one at `at` of `len` bytes is; `None` where that cannot be an entry.
+#[inline(always)]
+fn after(at: usize, len: usize) -> Option<usize> {
+    (len >= ENTRY_MIN && len.is_multiple_of(4)).then_some(at + len)
 }
 
 enum Walked<T> {
@@ -169,7 +172,7 @@ impl<'a> Key<'a> {
         Self { name, tail: u32::from_le_bytes(tail), mask: u32::from_le_bytes(mask) }
     }
 
-    /// Whether the entry at `at`, which is good, has this name and leads somewhere.
+    /// Whether the entry at `at`, if it is good, has this name and leads somewhere.
     #[inline(always)]
     fn is(&self, bytes: impl Bytes, at: usize, head: Head) -> bool {
         // What stands before a name is longer than four bytes.
@@ -205,15 +208,19 @@ impl Roomy {
 
     #[inline(always)]
     fn see(&mut self, at: usize, head: Head) {
-        if self.first.is_none() && head.len >= Self::used(head) + self.need {
+        // What has less than its name is not good, which shows when it is taken.
+        if self.first.is_none() && head.len.wrapping_sub(Self::used(head)) >= self.need {
             self.first = Some((at, head));
         }
     }
 
-    fn room(&self, block: u32) -> Option<Room> {
-        let (at, head) = self.first?;
+    /// The room, in block `block` of `len` bytes: nothing where its entry is not good.
+    fn room(&self, block: u32, len: usize, max_inode: u32) -> Option<Option<Room>> {
+        let Some((at, head)) = self.first else { return Some(None) };
         let used = Self::used(head);
-        Some(Room { block, at: at + used, len: head.len - used, before: (head.inode != 0).then_some((at, used)) })
+        let before = (head.inode != 0).then_some((at, used));
+        let room = Room { block, at: at + used, len: head.len.wrapping_sub(used), before };
+        head.is_good(len - at, max_inode).then_some(Some(room))
     }
 }
 
@@ -229,17 +236,19 @@ impl<D: DirBlocks> Look for Find<'_, D> {
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
         let Self { blocks, number, key } = self;
-        let walked = walk(bytes, blocks.max_inode(), |at, head, before| {
-            key.is(bytes, at, head).then(|| found(number, at, head, before))
+        let max_inode = blocks.max_inode();
+        let walked = walk(bytes, |at, head, before| {
+            let good = || head.is_good(bytes.len() - at, max_inode);
+            key.is(bytes, at, head).then(|| good().then(|| found(number, at, head, before)))
         });
         match walked {
-            Walked::Answer(found) if is_plain(key.name) => Ok(Some(found)),
-            Walked::Answer(found) => {
+            Walked::Answer(Some(found)) if is_plain(key.name) => Ok(Some(found)),
+            Walked::Answer(Some(found)) => {
                 let at = u64::from(number) * bytes.len() as u64 + found.at as u64;
                 Err(Error::Corrupt { what: "a name with a slash or a zero byte", inode: blocks.ino(), at })
             }
             Walked::End => Ok(None),
-            Walked::Damage => Err(what_is_wrong(blocks, number)),
+            Walked::Answer(None) | Walked::Damage => Err(what_is_wrong(blocks, number)),
         }
     }
 }
@@ -258,14 +267,15 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
         let Find { blocks, number, key } = self.0;
         let mut roomy = Roomy::new(key.name);
-        let exists = walk(bytes, blocks.max_inode(), |at, head, _| {
+        let max_inode = blocks.max_inode();
+        let exists = walk(bytes, |at, head, _| {
             roomy.see(at, head);
-            key.is(bytes, at, head).then_some(())
+            key.is(bytes, at, head).then(|| head.is_good(bytes.len() - at, max_inode))
         });
-        match exists {
-            Walked::Answer(()) => Err(Error::Exists),
-            Walked::End => Ok(roomy.room(number)),
-            Walked::Damage => Err(what_is_wrong(blocks, number)),
+        match (exists, roomy.room(number, bytes.len(), max_inode)) {
+            (Walked::Answer(true), _) => Err(Error::Exists),
+            (Walked::End, Some(room)) => Ok(room),
+            _ => Err(what_is_wrong(blocks, number)),
         }
     }
 }
@@ -284,12 +294,6 @@ pub(crate) struct Both {
     pub(crate) old: Option<Found>,
     pub(crate) new: Option<Found>,
     pub(crate) room: Option<Room>,
-}
-
-/// The next entry after the one at `at` of `len` bytes; `None` where that cannot be one, so that the rest of the block is not known.
-#[inline(always)]
-fn after(at: usize, len: usize) -> Option<usize> {
-    (len >= ENTRY_MIN && len.is_multiple_of(4)).then_some(at + len)
 }
 
 struct FindAt<'a> {
@@ -334,21 +338,18 @@ impl Look for FirstRoom {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
-        let mut roomy = Roomy { need: self.need, first: None };
         let mut at = 0;
         while at < bytes.len() {
             let head = Head::of(bytes.array::<HEAD>(at));
             // As if its name were there still, also where the entry is free: who finds nothing here looks better.
             if head.len.wrapping_sub(head.name_len) >= HEAD + self.need {
-                if head.is_good(bytes.len() - at, self.max_inode) {
-                    roomy.see(at, head);
-                }
-                break;
+                let roomy = Roomy { need: self.need, first: Some((at, head)) };
+                return Ok(roomy.room(0, bytes.len(), self.max_inode).flatten());
             }
             let Some(next) = after(at, head.len) else { break };
             at = next;
         }
-        Ok(roomy.room(0))
+        Ok(None)
     }
 }
 
@@ -371,19 +372,22 @@ impl<D: DirBlocks> Look for FindBoth<'_, D> {
         let Find { blocks, number, key } = self.old;
         let mut roomy = Roomy::new(self.new.name);
         let (mut old, mut new) = (None, None);
-        let walked = walk(bytes, blocks.max_inode(), |at, head, before| {
+        let max_inode = blocks.max_inode();
+        let walked = walk(bytes, |at, head, before| {
             roomy.see(at, head);
-            if key.is(bytes, at, head) {
-                old = Some(found(number, at, head, before));
+            for (name, place) in [(key, &mut old), (self.new, &mut new)] {
+                if name.is(bytes, at, head) {
+                    if !head.is_good(bytes.len() - at, max_inode) {
+                        return Some(());
+                    }
+                    *place = Some(found(number, at, head, before));
+                }
             }
-            if self.new.is(bytes, at, head) {
-                new = Some(found(number, at, head, before));
-            }
-            None::<()>
+            None
         });
-        match walked {
-            Walked::Damage => Err(what_is_wrong(blocks, number)),
-            _ => Ok(Both { old, new, room: roomy.room(number) }),
+        match (walked, roomy.room(number, bytes.len(), max_inode)) {
+            (Walked::End, Some(room)) => Ok(Both { old, new, room }),
+            _ => Err(what_is_wrong(blocks, number)),
         }
     }
 }
