@@ -55,8 +55,9 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.env.remember(directory.ino(), name, Some(Dentry { inode: number.0, kind: kind.mode(), at }));
     }
 
+    /// Not of an index: that finds a name about as fast, and is mostly so large that its names are forgotten by then.
     fn recall(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Option<Option<Dentry>> {
-        if dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
+        if directory.indexed() || dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
     }
 
     /// [`dir::find`], with what is remembered.
