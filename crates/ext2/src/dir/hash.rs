@@ -93,23 +93,27 @@ impl Hasher {
 /// MD4's compression with half of its input: three rounds of eight steps. Each round takes the words in an order of
 /// its own.
 fn half_md4(state: &mut [u32; 4], words: &[u32; 8]) {
-    type Mix = fn(u32, u32, u32) -> u32;
-    type Round = (Mix, u32, [usize; 8], [u32; 4]);
-    const ROUNDS: [Round; 3] = [
-        (|x, y, z| z ^ (x & (y ^ z)), 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
-        (|x, y, z| (x & y).wrapping_add((x ^ y) & z), 0x5a82_7999, [1, 3, 5, 7, 0, 2, 4, 6], [3, 5, 9, 13]),
-        (|x, y, z| x ^ y ^ z, 0x6ed9_eba1, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
-    ];
-    let [mut a, mut b, mut c, mut d] = *state;
-    for (mix, constant, order, turns) in ROUNDS {
-        for (step, &word) in order.iter().enumerate() {
-            let sum = a.wrapping_add(mix(b, c, d)).wrapping_add(words[word]).wrapping_add(constant);
-            (a, b, c, d) = (d, sum.rotate_left(turns[step % 4]), b, c);
-        }
-    }
-    for (old, new) in state.iter_mut().zip([a, b, c, d]) {
+    let mut new = *state;
+    round(&mut new, *words, [3, 7, 11, 19], |x, y, z| z ^ (x & (y ^ z)));
+    let words_of = |order: [usize; 8], constant: u32| order.map(|n| words[n].wrapping_add(constant));
+    let second = words_of([1, 3, 5, 7, 0, 2, 4, 6], 0x5a82_7999);
+    round(&mut new, second, [3, 5, 9, 13], |x, y, z| (x & y).wrapping_add((x ^ y) & z));
+    let third = words_of([3, 7, 2, 6, 1, 5, 0, 4], 0x6ed9_eba1);
+    round(&mut new, third, [3, 9, 11, 15], |x, y, z| x ^ y ^ z);
+    for (old, new) in state.iter_mut().zip(new) {
         *old = old.wrapping_add(new);
     }
+}
+
+/// A round, for each function on its own: it is asked at every step through an index.
+#[inline(always)]
+fn round(state: &mut [u32; 4], words: [u32; 8], turns: [u32; 4], mix: impl Fn(u32, u32, u32) -> u32) {
+    let [mut a, mut b, mut c, mut d] = *state;
+    for (step, word) in words.into_iter().enumerate() {
+        let sum = a.wrapping_add(mix(b, c, d)).wrapping_add(word);
+        (a, b, c, d) = (d, sum.rotate_left(turns[step % 4]), b, c);
+    }
+    *state = [a, b, c, d];
 }
 
 /// The Tiny Encryption Algorithm, 16 rounds; the name is the key.

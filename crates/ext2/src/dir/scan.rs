@@ -177,7 +177,7 @@ impl<'a> Key<'a> {
     fn is(&self, bytes: impl Bytes, at: usize, head: Head) -> bool {
         // What stands before a name is longer than four bytes.
         head.name_len == self.name.len()
-            && (u32::from_le_bytes(bytes.array(at + HEAD + self.name.len() - 4)) ^ self.tail) & self.mask == 0
+            && u32::from_le_bytes(bytes.array(at + HEAD + self.name.len() - 4)) & self.mask == self.tail
             && head.inode != 0
             && bytes.is(at + HEAD, self.name)
     }
