@@ -330,10 +330,11 @@ impl File {
 
     /// Where it ends now.
     fn end(&self) -> std::result::Result<u64, xip_ext2::Error> {
-        on!(self.opened()?, file => {
+        fn size(file: &impl Host<Error = xip_ext2::Error>) -> std::result::Result<u64, xip_ext2::Error> {
             let _guard = file.shared();
             file.size()
-        })
+        }
+        on!(self.opened()?, file => size(&file))
     }
 
     #[inline]

@@ -1,0 +1,120 @@
+//! What an environment is told of names (`Env::remember`): it is what the volume has, after every operation.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use support::{Bytes, NOW, fsck_file};
+use xip_core::{Dentry, Env, Frozen, LockId, Timestamp};
+use xip_ext2::{Error, Format, InodeNo, NewInode, NewKind, Rename, Volume};
+
+type Key = (u32, Vec<u8>);
+
+/// Remembers all names, as long as it lets go of none.
+#[derive(Default)]
+struct Remembering {
+    names: RefCell<HashMap<Key, Option<Dentry>>>,
+    /// Answers that said where an entry stands, and that a name is not there.
+    answered: [Cell<u32>; 2],
+}
+
+impl Env for Remembering {
+    type Guard<'a> = ();
+    fn now(&self) -> Timestamp {
+        NOW
+    }
+    fn shared(&self, _: LockId) {}
+    fn exclusive(&self, _: LockId) {}
+    fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
+        let answer = self.names.borrow().get(&(directory, name.to_vec())).copied();
+        match answer {
+            Some(Some(Dentry { at: 1.., .. })) => self.answered[0].update(|count| count + 1),
+            Some(None) => self.answered[1].update(|count| count + 1),
+            _ => {}
+        }
+        answer
+    }
+    fn remember(&self, directory: u32, name: &[u8], what: Option<Dentry>) {
+        self.names.borrow_mut().insert((directory, name.to_vec()), what);
+    }
+    fn forget(&self, directory: u32, name: &[u8]) {
+        self.names.borrow_mut().remove(&(directory, name.to_vec()));
+    }
+}
+
+/// That all that is remembered is so, as one sees who remembers nothing.
+fn compare(volume: &Volume<Bytes, Remembering>) {
+    let image = volume.device().to_vec();
+    let plain = Volume::open(Bytes::of(&image), Frozen).unwrap();
+    for ((directory, name), known) in &*volume.env().names.borrow() {
+        let found = match plain.lookup_kind(InodeNo(*directory), name) {
+            Ok(found) => found.map(|(number, kind)| (number.0, kind.mode())),
+            // One that was removed has no names.
+            Err(Error::NotFound | Error::NotDirectory) => None,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(known.map(|known| (known.inode, known.kind)), found, "{} in {directory}", name.escape_ascii());
+    }
+}
+
+fn release(volume: &Volume<Bytes, Remembering>, left: Result<Option<InodeNo>, Error>) {
+    if let Ok(Some(number)) = left {
+        volume.release(number).unwrap();
+    }
+}
+
+/// Random operations on few names in two directories, so that names come back; and on so many that the directories grow past
+/// one block and get an index.
+#[test]
+fn what_is_remembered_of_names_is_what_the_volume_has() {
+    let format = Format { blocks: 2048, inodes: 512, uuid: [1; 16], hash_seed: [2; 16], ..Format::default() };
+    let volume = Volume::format(Bytes::new(2048), Remembering::default(), &format).unwrap();
+    let new = |kind| NewInode { kind, permissions: 0o755, uid: 0, gid: 0 };
+    let one = volume.create(InodeNo::ROOT, b"one", &new(NewKind::Directory)).unwrap();
+    let other = volume.create(InodeNo::ROOT, b"other", &new(NewKind::Directory)).unwrap();
+    let mut state = 1u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for step in 0..6000u32 {
+        // Later many long names.
+        let names = if step < 4000 { 12 } else { 150 };
+        let mut any = || {
+            let directory = if random(2) == 0 { one } else { other };
+            let number = random(names);
+            (directory, format!("{number:0width$}", width = if number % 3 == 0 { 200 } else { 3 }).into_bytes())
+        };
+        let ((here, name), (there, other_name)) = (any(), any());
+        // What is refused changes nothing, which is seen below.
+        match random(8) {
+            0 | 1 => drop(volume.create(here, &name, &new(NewKind::Regular))),
+            2 => drop(volume.create(here, &name, &new(NewKind::Directory))),
+            3 if names == 12 => release(&volume, volume.unlink(here, &name)),
+            3 | 4 => release(&volume, volume.rmdir(here, &name).map(Some)),
+            5 => {
+                let how = [Rename::Replace, Rename::NoReplace, Rename::Exchange][random(3) as usize];
+                release(&volume, volume.rename(here, &name, there, &other_name, how));
+            }
+            6 => release(&volume, volume.rename(here, &name, here, &other_name, Rename::Replace)),
+            _ => {
+                if let Ok(Some((number, _))) = volume.lookup_kind(here, &name) {
+                    let _ = volume.link(there, &other_name, number);
+                }
+            }
+        }
+        if step % 10 == 0 {
+            compare(&volume);
+        }
+    }
+    compare(&volume);
+    for answered in &volume.env().answered {
+        assert!(answered.get() > 1000, "nobody asked");
+    }
+    assert!(volume.inode(one).unwrap().size > 4096, "the directory has not grown");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut image = volume.device().to_vec();
+    image.truncate(usize::try_from(volume.geometry().bytes()).unwrap());
+    std::fs::write(file.path(), image).unwrap();
+    fsck_file(file.path());
+}
