@@ -42,12 +42,14 @@ pub(crate) enum Stop {
     Dumpable,
     /// A thread is about to execute a program: only under [`shield`].
     Execute,
+    /// A thread gives memory a property that neither the kernel's list of mappings shows nor its tables of pages.
+    Special,
 }
 
 impl Stop {
     pub(crate) fn from_data(data: u64) -> Option<Self> {
         use Stop::*;
-        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable, Execute];
+        let all = [Injected, Mmap, Mmap32, Mremap, Mremap32, Remap, Ptrace, Sandbox, Share, Dumpable, Execute, Special];
         all.into_iter().find(|&stop| stop as u64 == data)
     }
 }
@@ -134,6 +136,11 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.when(BPF_JEQ, 346, To::SetNs, To::Next);
     f.when(BPF_JEQ, 120, To::Clone32, To::Next);
     f.when(BPF_JEQ, 386, To::NoCall, To::Next);
+    // As below.
+    f.when(BPF_JEQ, 219, To::Advice, To::Next);
+    for number in [150, 152, 274, 374, 376, 380, 440] {
+        f.when(BPF_JEQ, number, To::Special, To::Next);
+    }
     absent(&mut f);
     f.when(BPF_JEQ, 0, To::Allow, To::Allow);
 
@@ -151,6 +158,11 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
         f.when(BPF_JEQ, 308, To::SetNs, To::Next);
         f.when(BPF_JEQ, 56, To::Clone, To::Next);
         f.when(BPF_JEQ, 334, To::NoCall, To::Next);
+        f.when(BPF_JEQ, 28, To::Advice, To::Next);
+        // mlock, mlockall, mbind, userfaultfd, mlock2, pkey_mprotect, process_madvise.
+        for number in [149, 151, 237, 323, 325, 329, 440] {
+            f.when(BPF_JEQ, number, To::Special, To::Next);
+        }
         absent(f);
     };
     calls(&mut f);
@@ -199,6 +211,10 @@ pub(crate) fn filter(cookie: u32) -> Vec<sock_filter> {
     f.load(low(0));
     f.when(BPF_JSET, OWN, To::Sandbox, To::Allow);
     f.trace(To::Sandbox, Stop::Sandbox);
+    f.label(To::Advice);
+    f.load(low(2));
+    f.when(BPF_JEQ, libc::MADV_DONTFORK.cast_unsigned(), To::Special, To::Allow);
+    f.trace(To::Special, Stop::Special);
     f.label(To::Clone);
     f.load(low(0));
     f.put(BPF_ALU | BPF_AND | BPF_K, (libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned(), To::Next, To::Next);
@@ -395,6 +411,20 @@ mod tests {
             assert_eq!(judge(ARCH_I386, 346, [3, flags, 0, 0, 0, 0]), expected);
         }
         assert_eq!(native(308, [3, 0, 0, 0, 0, 0]), stop(Stop::Sandbox));
+    }
+
+    #[test]
+    fn what_gives_memory_properties_that_are_not_seen_stops() {
+        for (advice, expected) in [(4, ALLOW), (8, ALLOW), (10, stop(Stop::Special)), (14, ALLOW)] {
+            assert_eq!(native(28, [0, 4096, advice, 0, 0, 0]), expected);
+            assert_eq!(judge(ARCH_I386, 219, [0, 4096, advice, 0, 0, 0]), expected);
+        }
+        for (number, in_32_bit) in [(149, 150), (151, 152), (237, 274), (323, 374), (325, 376), (329, 380), (440, 440)]
+        {
+            assert_eq!(native(number, [0; 6]), stop(Stop::Special), "{number}");
+            assert_eq!(native(number | X32, [0; 6]), stop(Stop::Special), "{number}");
+            assert_eq!(judge(ARCH_I386, in_32_bit, [0; 6]), stop(Stop::Special), "{in_32_bit}");
+        }
     }
 
     #[test]

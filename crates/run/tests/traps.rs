@@ -62,6 +62,33 @@ fn registers_signal_mask_and_descriptors_are_as_they_were() {
 }
 
 #[test]
+fn a_part_mapped_anew_over_the_same_is_kept_and_is_as_asked_for() {
+    case("traps", "again");
+    case("traps", "again-untouched");
+}
+
+#[test]
+fn what_was_written_before_a_part_is_mapped_anew_is_gone() {
+    case("traps", "again-written");
+}
+
+#[test]
+fn a_part_mapped_anew_has_none_of_the_properties_that_were_given_before() {
+    case("traps", "again-special");
+    case("traps", "again-locked");
+}
+
+#[test]
+fn a_part_is_mapped_anew_where_rights_cannot_be_changed() {
+    case("traps", "again-refused");
+}
+
+#[test]
+fn signals_while_parts_are_mapped_anew_find_the_program_in_its_own_code() {
+    case("traps", "again-signals");
+}
+
+#[test]
 fn no_thread_ever_sees_the_segments_descriptor() {
     case("processes", "leak");
 }

@@ -23,6 +23,8 @@ pub(super) enum To {
     Unshare,
     SetNs,
     Sandbox,
+    Advice,
+    Special,
     Clone,
     Clone32,
     Share,
@@ -78,7 +80,7 @@ impl Filter {
     pub(super) fn finish(self) -> Vec<sock_filter> {
         let place = |from: usize, to: To| {
             let at = self.labels.iter().find(|(label, _)| *label == to).map_or(from + 1, |&(_, at)| at);
-            // Some 120 instructions, and all jumps forward.
+            // Some 160 instructions, and all jumps forward.
             u8::try_from(at - from - 1).unwrap_or(0)
         };
         let jump = |(from, (insn, yes, no)): (usize, &(sock_filter, To, To))| sock_filter {

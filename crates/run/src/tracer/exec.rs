@@ -63,8 +63,11 @@ impl Tracer<'_> {
             self.introduce_orphans();
         }
         let (sandboxed, shielded) = known.map_or((false, false), |known| (known.sandboxed, known.shielded));
-        self.threads
-            .insert(thread, Thread { known: true, process: thread, alone: true, sandboxed, shielded, ..Thread::NEW });
+        self.threads.insert(
+            thread,
+            Thread { known: true, process: thread, alone: true, plain: true, sandboxed, shielded, ..Thread::NEW },
+        );
+        self.files.processes.executed(thread);
         self.report.programs += 1;
         self.exec(thread)
     }

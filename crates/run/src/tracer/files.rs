@@ -1,11 +1,12 @@
 //! Which file of the volume a descriptor or a mapping of a traced program is, and where its pages are.
 
+use super::processes::Processes;
 use super::{maps, sys};
 use crate::place::{Layout, Plan, Request, plan};
 use crate::report::{FileReport, Reason, Report};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_getfl, open, openat2, readlink};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -49,10 +50,6 @@ struct Known {
     counted: FileReport,
 }
 
-/// Of how many processes a descriptor is kept: what a program starts must not take those from the runner that it needs to
-/// look at mappings.
-const MOST_HELD: usize = 32;
-
 /// All files of the volume that were mapped.
 pub(super) struct Files<'a> {
     volume: &'a Volume,
@@ -63,8 +60,7 @@ pub(super) struct Files<'a> {
     /// The mount namespace of the run.
     home: Option<PathBuf>,
     session: &'a Session,
-    /// Processes that were asked about: nothing where that cannot be had.
-    processes: HashMap<i32, Option<OwnedFd>>,
+    pub(super) processes: Processes,
     closing: Option<Sender<OwnedFd>>,
 }
 
@@ -77,7 +73,7 @@ impl<'a> Files<'a> {
             known: HashMap::new(),
             home: None,
             session,
-            processes: HashMap::new(),
+            processes: Processes::default(),
             closing: None,
         }
     }
@@ -101,13 +97,7 @@ impl<'a> Files<'a> {
 
     /// What is known of a descriptor by a copy of it, at a third of the cost of asking `/proc`.
     fn copied(&mut self, process: i32, fd: i32) -> Option<FdInfo> {
-        if self.processes.len() >= MOST_HELD {
-            self.processes.clear();
-        }
-        let held = self.processes.entry(process).or_insert_with(|| {
-            Pid::from_raw(process).and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok())
-        });
-        let copy = pidfd_getfd(held.as_ref()?, fd, PidfdGetfdFlags::empty()).ok()?;
+        let copy = pidfd_getfd(self.processes.itself(process)?, fd, PidfdGetfdFlags::empty()).ok()?;
         let ours = |&(_, mount): &(u64, u64)| mount == self.mounts.mount_id;
         let Some((ino, mount_id)) = sys::fuse_node(copy.as_fd()).filter(ours) else {
             self.close_apart(copy);
@@ -128,11 +118,6 @@ impl<'a> Files<'a> {
         });
         // The thread is there as long as this is.
         let _ = closing.send(file);
-    }
-
-    /// A process is gone, and its number may become another's.
-    pub(super) fn ended(&mut self, process: i32) {
-        self.processes.remove(&process);
     }
 
     /// What is mapped, by a line of `/proc/PID/maps`.

@@ -16,7 +16,7 @@
 
 use super::stub::{self, At, Entry, PR_GET_DUMPABLE, Script, Slot};
 use super::sys::{self, EVENT_STOP, Gone, Registers, Result, Status};
-use super::{Ride, Tracer};
+use super::{Ride, Scripted, Tracer};
 use crate::place::Piece;
 use crate::seccomp::{MAGIC, Stop};
 use libc::pid_t;
@@ -191,7 +191,8 @@ impl<'t, 'a> Injection<'t, 'a> {
         let borrows = !work.is_empty();
         let start = self.tracer.stub.borrow().write(&slot, script).map_err(|_| Gone)?;
         let (saved, blocked, page) = (self.saved, self.blocked, self.page);
-        let ride = Ride { saved, blocked, page, slot, first: start + script.before_entries(), work, result };
+        let script = Scripted { blocked, slot, first: start + script.before_entries(), result };
+        let ride = Ride { saved, page, work, script: Some(script) };
         if let Some(known) = self.tracer.threads.get_mut(&self.thread) {
             known.ride = Some(ride);
         }

@@ -1,11 +1,11 @@
 //! What a mapping of a file becomes: the program's own, with the segment over it.
 
-use super::Tracer;
 use super::files::Found;
 use super::inject::{Given, Injection, Work};
 use super::maps::{self, Mapping};
 use super::stub::{self, At, Entry, Slot};
 use super::sys::{self, Registers, Result};
+use super::{Scripted, Tracer, keep};
 use crate::place::{Piece, Plan, Request};
 use crate::report::Reason;
 use libc::{SYS_mmap, pid_t};
@@ -49,6 +49,9 @@ impl<'a> Tracer<'a> {
         if len == 0 || !offset.is_multiple_of(PAGE_BYTES) || len > i64::MAX.cast_unsigned() {
             return sys::resume(thread, 0);
         }
+        if keep::is_special(registers.r10) {
+            self.not_plain(thread);
+        }
         let pages = len.div_ceil(PAGE_BYTES);
         let plan = self.files.plan(ino, Request { first: offset / PAGE_BYTES, pages, last_changed: false });
         if plan.pieces.is_empty() {
@@ -62,8 +65,15 @@ impl<'a> Tracer<'a> {
             self.files.count_left(ino, Reason::Refused, len);
             return sys::resume(thread, 0);
         };
+        let work = whole(&registers, ino, &plan);
+        if let Some([work]) = work.as_deref()
+            && alone
+            && self.keep(thread, page, registers, work)?
+        {
+            return Ok(());
+        }
         let mut injection = Injection::at_call(self, thread, page, registers)?;
-        if let Some(work) = whole(&registers, ino, &plan) {
+        if let Some(work) = work {
             if alone && let Some(slot) = injection.tracer.take_slot() {
                 return injection.send_off(work, slot, None);
             }
@@ -193,20 +203,23 @@ impl<'a> Tracer<'a> {
             return sys::resume(thread, 0);
         };
         let now = sys::registers(thread)?;
+        let Some(Scripted { blocked, slot, first, result }) = ride.script else {
+            return self.not_kept(thread, ride, &now);
+        };
         if !stub::is_in(ride.page, &now) {
             // It has left, and makes our call by itself.
             self.count(&ride.work, ride.work.len());
-            self.stub.borrow_mut().give_back(ride.slot);
+            self.stub.borrow_mut().give_back(slot);
             return sys::resume(thread, 0);
         }
-        let done = stub::mapped(ride.first, &now).min(ride.work.len());
+        let done = stub::mapped(first, &now).min(ride.work.len());
         self.count(&ride.work, done);
-        self.stub.borrow_mut().give_back(ride.slot);
+        self.stub.borrow_mut().give_back(slot);
         // The program's own call says what is wrong, if that was it.
-        let orig_rax = if ride.result.is_none() { ride.saved.orig_rax } else { u64::MAX };
-        let rax = ride.result.unwrap_or(ride.saved.rax);
+        let orig_rax = if result.is_none() { ride.saved.orig_rax } else { u64::MAX };
+        let rax = result.unwrap_or(ride.saved.rax);
         sys::set_registers(thread, &Registers { orig_rax, rax, ..ride.saved })?;
-        sys::block_signals(thread, ride.blocked)?;
+        sys::block_signals(thread, blocked)?;
         sys::resume(thread, 0)
     }
 

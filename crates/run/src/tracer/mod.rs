@@ -8,8 +8,10 @@ mod child;
 mod exec;
 mod files;
 mod inject;
+mod keep;
 mod map;
 mod maps;
+mod processes;
 mod signals;
 mod start;
 mod stub;
@@ -50,6 +52,9 @@ struct Thread {
     /// It makes no calls of ours: it has a filter of its own, which could end it for one, or is in a user namespace of its
     /// own, where others could look at it while it has the segment's descriptor.
     sandboxed: bool,
+    /// All that its mappings of the segment are is in the kernel's list of them and in its tables of pages, and no other
+    /// memory is a copy of theirs that is more.
+    plain: bool,
     /// It was sent off to our page, and was not seen since.
     ride: Option<Ride>,
 }
@@ -65,6 +70,7 @@ impl Thread {
         page: None,
         seen: false,
         sandboxed: false,
+        plain: false,
         ride: None,
     };
 }
@@ -72,14 +78,22 @@ impl Thread {
 /// What a thread was sent off to do.
 #[derive(Debug)]
 struct Ride {
-    /// The program's registers, and the signals it blocks.
+    /// The program's registers.
     saved: Registers,
-    blocked: u64,
     page: u64,
-    slot: Slot,
-    /// Address of the first entry of its script.
-    first: u64,
     work: Vec<Work>,
+    /// Nothing where it does not map, and only keeps what is there.
+    script: Option<Scripted>,
+}
+
+/// A ride by a script.
+#[derive(Debug)]
+struct Scripted {
+    /// The signals that the program blocks.
+    blocked: u64,
+    slot: Slot,
+    /// Address of the first entry.
+    first: u64,
     /// What the program's call returns; if nothing, the one mapping is in the place of that call.
     result: Option<u64>,
 }
@@ -195,7 +209,7 @@ impl Tracer<'_> {
         // A leader's end is told last, also when what it tells of is an exec that failed half-way in its name.
         self.executing.remove(&thread);
         self.forget(thread);
-        self.files.ended(thread);
+        self.files.processes.ended(thread);
         self.introduce_orphans();
         if thread == self.main {
             self.end = Some(end);
@@ -230,7 +244,9 @@ impl Tracer<'_> {
     fn landed(&mut self, thread: pid_t) {
         if let Some(ride) = self.threads.get_mut(&thread).and_then(|known| known.ride.take()) {
             ride.work.iter().for_each(|&(_, ino, piece)| self.placed(ino, piece));
-            self.stub.borrow_mut().give_back(ride.slot);
+            if let Some(Scripted { slot, .. }) = ride.script {
+                self.stub.borrow_mut().give_back(slot);
+            }
         }
     }
 
@@ -245,6 +261,9 @@ impl Tracer<'_> {
     fn hasten(&mut self, thread: pid_t) -> Result<()> {
         let Some(ride) = self.threads.get(&thread).and_then(|known| known.ride.as_ref()) else { return Ok(()) };
         let now = sys::registers(thread)?;
+        if ride.script.is_none() {
+            return self.hasten_keeper(thread, &now);
+        }
         match stub::on_the_way_out(ride.page, &now) {
             Some(rax) => sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..ride.saved })?,
             // Stopped in the midst of it.
@@ -309,6 +328,10 @@ impl Tracer<'_> {
             Some(Stop::Share) => self.share(thread),
             Some(Stop::Sandbox) => self.sandbox(thread),
             Some(Stop::Execute) => self.execute(thread),
+            Some(Stop::Special) => {
+                self.not_plain(thread);
+                sys::resume(thread, 0)
+            }
             Some(Stop::Injected) | None => sys::resume(thread, 0),
         }
     }
@@ -408,6 +431,8 @@ impl Tracer<'_> {
                 page: parent.page,
                 seen: memory && parent.seen,
                 sandboxed: parent.sandboxed || set(libc::CLONE_NEWUSER),
+                // What others that use the same memory have done is not known here.
+                plain: parent.plain && parent.alone,
                 ride: None,
             };
             if memory && !waits || set(libc::CLONE_FILES) {
@@ -458,7 +483,9 @@ fn stop_of(thread: pid_t) -> Result<Option<Stop>> {
         (false, 25) => Some(Stop::Mremap),
         (false, 216) | (true, 257) => Some(Stop::Remap),
         (false, 59 | 322 | 520 | 545) | (true, 11 | 358) => Some(Stop::Execute),
+        (false, 28 | 149 | 151 | 237 | 323 | 325 | 329 | 440) => Some(Stop::Special),
         (false, 157) if registers.rdi as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),
+        (true, 150 | 152 | 219 | 274 | 374 | 376 | 380 | 440) => Some(Stop::Special),
         (true, 163) => Some(Stop::Mremap32),
         (true, 172) if registers.rbx as i32 == libc::PR_SET_DUMPABLE => Some(Stop::Dumpable),
         (true, 90 | 192) => Some(Stop::Mmap32),

@@ -35,7 +35,7 @@ pub(super) const MOST: usize = (SCRIPT_BYTES as usize / 8 - OTHER_WORDS) / ENTRY
 std::arch::global_asm!(
     ".pushsection .rodata.xip_stub, \"a\"",
     ".globl xip_stub, xip_stub_end, xip_stub_said, xip_stub_borrow, xip_stub_next, xip_stub_close, xip_stub_script",
-    ".globl xip_stub_call, xip_stub_value, xip_stub_leave, xip_stub_stop, xip_stub_tail, xip_stub_tail_rax, xip_stub_alone",
+    ".globl xip_stub_call, xip_stub_value, xip_stub_leave, xip_stub_stop, xip_stub_tail, xip_stub_tail_rax, xip_stub_alone, xip_stub_kept",
     "xip_stub:",
     // A call is made again from here, should the kernel want that: it goes back by one instruction.
     "    syscall",
@@ -132,6 +132,16 @@ std::arch::global_asm!(
     "    pop rcx",
     "    pop rsp",
     "    jmp rcx",
+    // The program's `mmap` was made as `mprotect`, see `keep`. What the program sees of it is its address in the place of 0.
+    // Flags and stack stay as they are, and rcx is where it goes on.
+    "xip_stub_kept:",
+    "    xchg rcx, rax",
+    "    jrcxz 4f",
+    "    jmp xip_stub_stop",
+    "4:  xchg rcx, rax",
+    "    mov rax, rdi",
+    "    mov r8d, r8d",
+    "    jmp rcx",
     "xip_stub_end:",
     ".popsection",
     magic = const MAGIC,
@@ -159,6 +169,7 @@ unsafe extern "C" {
     static xip_stub_leave: u8;
     static xip_stub_tail: u8;
     static xip_stub_tail_rax: u8;
+    static xip_stub_kept: u8;
 }
 
 /// A place in the code.
@@ -181,6 +192,8 @@ pub(super) enum At {
     Leave,
     Tail,
     TailRax,
+    /// Behind an `mprotect` in the place of the program's `mmap`.
+    Kept,
 }
 
 impl At {
@@ -199,6 +212,7 @@ impl At {
             Self::Leave => &raw const xip_stub_leave,
             Self::Tail => &raw const xip_stub_tail,
             Self::TailRax => &raw const xip_stub_tail_rax,
+            Self::Kept => &raw const xip_stub_kept,
         };
         (place.addr() - (&raw const xip_stub).addr()) as u64
     }
@@ -382,10 +396,21 @@ impl Stub {
 /// program's call returned. `None` when it is not there.
 pub(super) fn on_the_way_out(page: u64, now: &Registers) -> Option<u64> {
     let at = now.rip.wrapping_sub(page);
-    if at < At::Tail.offset() || at >= code().len() as u64 {
+    if at < At::Tail.offset() || at >= At::Kept.offset() {
         return None;
     }
     Some(if at < At::TailRax.offset() { now.r9 } else { now.rax })
+}
+
+/// Whether a thread with these registers, on its way through the page behind an `mprotect`, has come to its success.
+pub(super) fn has_kept(page: u64, now: &Registers) -> bool {
+    let offset = now.rip.wrapping_sub(page);
+    // Three instructions of two bytes each: the result is in rax, then in rcx, and the third is that of a failure.
+    match offset.wrapping_sub(At::Kept.offset()) {
+        0 => now.rax == 0,
+        2 => now.rcx == 0,
+        at => at > 4 && (At::Kept.offset()..code().len() as u64).contains(&offset),
+    }
 }
 
 /// How many entries a thread has mapped that stopped because of an error, `first` being the address of the first entry.

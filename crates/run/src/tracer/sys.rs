@@ -179,6 +179,97 @@ pub(super) fn read_memory(process: pid_t, address: u64, to: &mut [u8]) -> Result
     usize::try_from(count).map_err(|_| Gone)
 }
 
+/// A mapping as the kernel describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Area {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Of `PROT_*`.
+    pub(super) prot: u64,
+    pub(super) shared: bool,
+    pub(super) offset: u64,
+    /// Device and inode number.
+    pub(super) id: (u64, u64),
+}
+
+/// The mapping that `address` is in, by a process's `/proc/PID/maps`. `None`: there is none, or the kernel cannot say
+/// (before 6.11).
+pub(super) fn area_at(maps: BorrowedFd<'_>, address: u64) -> Option<Area> {
+    const PROCMAP_QUERY: libc::Ioctl = 0xc068_6611;
+    const SHARED: u64 = 8;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        size: u64,
+        query_flags: u64,
+        query_addr: u64,
+        vma_start: u64,
+        vma_end: u64,
+        vma_flags: u64,
+        vma_page_size: u64,
+        vma_offset: u64,
+        inode: u64,
+        dev_major: u32,
+        dev_minor: u32,
+        vma_name_size: u32,
+        build_id_size: u32,
+        vma_name_addr: u64,
+        build_id_addr: u64,
+    }
+    let mut query = Query { size: mem::size_of::<Query>() as u64, query_addr: address, ..Query::default() };
+    ioctl(maps, PROCMAP_QUERY, &mut query).ok()?;
+    Some(Area {
+        start: query.vma_start,
+        end: query.vma_end,
+        // The kernel's bits for reading, writing and executing are those of `PROT_*`.
+        prot: query.vma_flags & 7,
+        shared: query.vma_flags & SHARED != 0,
+        offset: query.vma_offset,
+        id: (rustix::fs::makedev(query.dev_major, query.dev_minor), query.inode),
+    })
+}
+
+/// Whether all pages from `start` to `end` that a process has are of the file that is mapped there, by its
+/// `/proc/PID/pagemap`: none is its own copy, and no mark of any kind is in the place of one. Not known is no (before Linux
+/// 6.7).
+pub(super) fn all_of_file(pages: BorrowedFd<'_>, start: u64, end: u64) -> bool {
+    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610;
+    const FILE: u64 = 4;
+    const PRESENT_OR_SWAPPED: u64 = 8 | 16;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Scan {
+        size: u64,
+        flags: u64,
+        start: u64,
+        end: u64,
+        walk_end: u64,
+        vec: u64,
+        vec_len: u64,
+        max_pages: u64,
+        category_inverted: u64,
+        category_mask: u64,
+        category_anyof_mask: u64,
+        return_mask: u64,
+    }
+    let mut region = [0u64; 3];
+    let mut scan = Scan {
+        size: mem::size_of::<Scan>() as u64,
+        start,
+        end,
+        vec: ptr::from_mut(&mut region).expose_provenance() as u64,
+        vec_len: 1,
+        max_pages: 1,
+        category_inverted: FILE,
+        category_mask: FILE,
+        category_anyof_mask: PRESENT_OR_SWAPPED,
+        return_mask: PRESENT_OR_SWAPPED,
+        ..Scan::default()
+    };
+    // The number of regions that are otherwise, at most the one that there is room for.
+    matches!(ioctl(pages, PAGEMAP_SCAN, &mut scan), Ok(0))
+}
+
 /// The inode of a file of a FUSE mount, by the number that the server gave it, and the number of the mount. Nobody is asked for
 /// it. `None`: no such file.
 pub(super) fn fuse_node(file: BorrowedFd<'_>) -> Option<(u64, u64)> {
@@ -254,7 +345,8 @@ pub(super) fn deny(listener: BorrowedFd<'_>, id: u64, error: i32) -> io::Result<
 
 /// `number` is one whose data is a `T`.
 fn ioctl<T>(fd: BorrowedFd<'_>, number: libc::Ioctl, data: &mut T) -> io::Result<i32> {
-    // SAFETY: the callers above give each number the structure it is made for, which lives through the call.
+    // SAFETY: the callers above give each number the structure it is made for, which lives through the call, as does what
+    // it has an address of.
     match unsafe { libc::ioctl(fd.as_raw_fd(), number, ptr::from_mut(data)) } {
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),

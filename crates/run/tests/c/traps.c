@@ -12,7 +12,9 @@
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define PAGE 4096L
@@ -178,10 +180,137 @@ static void untouched(void) {
     CHECK(fcntl(fd + 1, F_GETFD) == -1 && errno == EBADF);
 }
 
+// A part of a file that is mapped anew over the same. Whether the page at p is in the table of pages:
+static int present(const void *p) {
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    CHECK(pread(fd, &entry, 8, (uintptr_t)p / PAGE * 8) == 8);
+    close(fd);
+    return entry >> 63;
+}
+static int dense;
+static char *anew(char *p, long n, long pages, int prot, int flags) {
+    char *at = p + n * PAGE;
+    CHECK(mmap(at, pages * PAGE, prot, MAP_PRIVATE | MAP_FIXED | flags, dense, n * PAGE) == at);
+    return at;
+}
+static char *dense_all(int prot) {
+    dense = open("/data/dense", O_RDONLY);
+    return map("/data/dense", 40 * PAGE, prot, MAP_PRIVATE, 0);
+}
+// Pages 0 to 11 and from 12 on are two pieces.
+static void again(void) {
+    char *p = dense_all(PROT_READ);
+    for (long n = 0; n < 40; n++) CHECK(is_page(p + n * PAGE, n, PAGE));
+    char *text = anew(p, 2, 3, PROT_READ | PROT_EXEC, 0x800), *data = anew(p, 20, 3, PROT_READ | PROT_WRITE, 0);
+    // It was kept, which is all the use of it.
+    CHECK(present(text) && present(data) && present(anew(p, 30, 4, PROT_READ, 0)));
+    for (long n = 0; n < 40; n++) CHECK(is_page(p + n * PAGE, n, PAGE) && in_place(p + n * PAGE));
+    CHECK(faults(text, 1) == SIGSEGV && faults(p + 19 * PAGE, 1) == SIGSEGV && faults(p + 23 * PAGE, 1) == SIGSEGV);
+    data[5] = 99;
+    CHECK(data[5] == 99 && is_page(map("/data/dense", PAGE, PROT_READ, MAP_PRIVATE, 20 * PAGE), 20, PAGE));
+    // Other pages of the file, and of another file.
+    CHECK(mmap(p + 14 * PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, dense, 25 * PAGE) == p + 14 * PAGE && is_page(p + 14 * PAGE, 25, PAGE));
+    int tail = open("/data/tail", O_RDONLY);
+    CHECK(mmap(p, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, tail, PAGE) == p && is_page(p, 1, PAGE) && is_page(p + PAGE, 1, PAGE));
+    CHECK(mmap(p + PAGE, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, dense, PAGE) == p + PAGE && mprotect(p + PAGE, PAGE, PROT_READ | PROT_WRITE) == -1);
+    CHECK(mmap(p + 3, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, dense, 0) == MAP_FAILED && errno == EINVAL);
+}
+static void again_written(void) {
+    char *p = dense_all(PROT_READ | PROT_WRITE);
+    for (long n = 16; n < 40; n++) memset(p + n * PAGE, 1, PAGE);
+    CHECK(mprotect(p, 40 * PAGE, PROT_READ) == 0);
+    anew(p, 16, 2, PROT_READ, 0);
+    anew(p, 18, 2, PROT_READ | PROT_EXEC, 0);
+    anew(p, 22, 2, PROT_READ | PROT_WRITE, 0);
+    // A store that no rights keep out.
+    int memory = open("/proc/self/mem", O_RDWR);
+    CHECK(pwrite(memory, "xy", 2, (uintptr_t)p + 2 * PAGE) == 2 && p[2 * PAGE] == 'x');
+    anew(p, 1, 3, PROT_READ, 0);
+    for (long n = 0; n < 24; n++) if (n / 2 != 10) CHECK(is_page(p + n * PAGE, n, PAGE));
+    CHECK(p[20 * PAGE] == 1 && p[24 * PAGE] == 1);
+    // What was thrown away stays so.
+    CHECK(munmap(p, 40 * PAGE) == 0 && mmap(p, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0) == p);
+    CHECK(is_page(anew(p, 0, 1, PROT_READ, 0), 0, PAGE));
+}
+// A property of memory that a new mapping does not have.
+static void again_special(void) {
+    char *p = dense_all(PROT_READ);
+    CHECK(madvise(p, 40 * PAGE, MADV_DONTFORK) == 0);
+    anew(p, 2, 3, PROT_READ | PROT_EXEC, 0);
+    pid_t child = fork();
+    if (!child) _exit(is_page(p + 3 * PAGE, 3, PAGE) && faults(p + 7 * PAGE, 0) ? 0 : 1);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+static void again_locked(void) {
+    char *p = map("/data/dense", 12 * PAGE, PROT_READ, MAP_PRIVATE | MAP_LOCKED, 0);
+    dense = open("/data/dense", O_RDONLY);
+    anew(p, 2, 3, PROT_READ, 0);
+    char line[256];
+    long locked = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+    while (fgets(line, sizeof line, status)) sscanf(line, "VmLck: %ld", &locked);
+    CHECK(locked == 9 * 4);
+}
+// Memory that is not executable may not become so: a new mapping may be.
+static void again_refused(void) {
+    char *p = dense_all(PROT_READ);
+    if (syscall(SYS_prctl, 65, 1, 0, 0, 0) != 0) return;
+    CHECK(mprotect(p, PAGE, PROT_READ | PROT_EXEC) == -1);
+    for (int i = 0; i < 3; i++) {
+        char *text = anew(p, 2 + i, 1, PROT_READ | PROT_EXEC, 0);
+        CHECK(is_page(text, 2 + i, PAGE) && in_place(text));
+    }
+}
+static volatile long signals, seen_inside;
+static char *own_from, *own_to;
+static void on_timer(int signal, siginfo_t *info, void *context) {
+    char *at = (char *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+    signals++;
+    seen_inside += at >= own_from && at < own_to;
+}
+static void again_signals(void) {
+    char *p = dense_all(PROT_READ);
+    FILE *maps = fopen("/proc/self/maps", "r");
+    for (char line[512]; fgets(line, sizeof line, maps);)
+        if (strstr(line, "xip-calls")) sscanf(line, "%p-%p", &own_from, &own_to);
+    CHECK(own_from);
+    struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO};
+    sigaction(SIGALRM, &action, NULL);
+    struct itimerval often = {{0, 60}, {0, 60}};
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (int i = 0; i < 5000; i++) {
+        long n = i % 8;
+        char *at = anew(p, n, 3, i & 1 ? PROT_READ : PROT_READ | PROT_EXEC, 0);
+        CHECK(is_page(at, n, 100));
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+    CHECK(signals > 20 && seen_inside == 0);
+}
+// The registers that a system call does not change, and its flags.
+static void again_untouched(void) {
+    char *p = dense_all(PROT_READ);
+    register long rax __asm__("rax") = SYS_mmap;
+    register long rdi __asm__("rdi") = (long)p + PAGE, rsi __asm__("rsi") = 3 * PAGE - 1, rdx __asm__("rdx") = PROT_READ | PROT_EXEC;
+    register long r10 __asm__("r10") = MAP_PRIVATE | MAP_FIXED, r8 __asm__("r8") = dense, r9 __asm__("r9") = PAGE;
+    register long rbx __asm__("rbx") = 0x0605040302010, r12 __asm__("r12") = 0;
+    long rcx, r11, here;
+    __asm__ volatile("stc; syscall; 1: pushfq; pop %%r12; mov %%rcx, %0; mov %%r11, %1; lea 1b(%%rip), %2"
+        : "=&r"(rcx), "=&r"(r11), "=&r"(here), "+r"(rax), "+r"(rdi), "+r"(rsi), "+r"(rdx), "+r"(r10), "+r"(r8), "+r"(r9), "+r"(rbx), "+r"(r12) : : "rcx", "r11", "memory");
+    long results[] = {rax, rdi, rsi, rdx, r10, r8, r9, rbx, r12};
+    CHECK(results[0] == (long)p + PAGE && results[1] == results[0] && results[2] == 3 * PAGE - 1 && results[3] == (PROT_READ | PROT_EXEC));
+    CHECK(results[4] == (MAP_PRIVATE | MAP_FIXED) && results[5] == dense && results[6] == PAGE && results[7] == 0x0605040302010);
+    CHECK(rcx == here && (results[8] & 1) && (results[8] & 0x8d5) == (r11 & 0x8d5));
+    CHECK(is_page(p + PAGE, 1, PAGE) && present(p + PAGE));
+}
+
 int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"content", content}, {"hole", hole}, {"tail", tail}, {"populate", populate}, {"shared", shared}, {"private", private},
         {"fixed", fixed}, {"grow", grow}, {"bss", bss}, {"traced", traced}, {"untouched", untouched},
+        {"again", again}, {"again-written", again_written}, {"again-special", again_special}, {"again-locked", again_locked},
+        {"again-refused", again_refused}, {"again-signals", again_signals}, {"again-untouched", again_untouched},
     };
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)
         if (argc > 1 && !strcmp(argv[1], cases[i].name)) { cases[i].run(); puts("ok"); return 0; }
