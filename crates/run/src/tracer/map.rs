@@ -120,12 +120,16 @@ impl<'a> Tracer<'a> {
     pub(super) fn exec(&mut self, thread: pid_t) -> Result<()> {
         let registers = sys::registers(thread)?;
         let wanted = !self.sandboxed(thread) && !is_32_bit(&registers);
-        let instruction = if wanted { self.instruction(thread) } else { None };
+        // Before our page is there.
+        let text = match self.files.processes.memory(thread) {
+            Some(memory) => maps::all(memory.maps()).unwrap_or_default(),
+            None => maps::of(thread),
+        };
+        let instruction = if wanted { self.instruction(thread, &text) } else { None };
         let given = match instruction {
             Some(instruction) => Injection::at_exec(self, thread, registers, instruction)?,
             None => None,
         };
-        let text = maps::of(thread);
         let (files, sandboxed) = (&mut self.files, self.threads.get(&thread).is_some_and(|known| known.sandboxed));
         let mut work = Vec::new();
         for mapping in maps::parse(&text) {
@@ -140,7 +144,7 @@ impl<'a> Tracer<'a> {
         }
         // Others could write to the memory that the thread made its calls in, and so have it say what they like: what counts
         // is what the kernel says of its page.
-        let page = given.filter(|&Given { page, .. }| page_is_at(self.stub.borrow().id(), &text, page));
+        let page = given.filter(|&Given { page, .. }| self.page_is_at(thread, page));
         let Some(given) = page else {
             for (mapping, ino, _) in work {
                 self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
@@ -168,13 +172,9 @@ impl<'a> Tracer<'a> {
 
     /// The address of a `syscall` instruction: the kernel's own page of code has one, at the same place in all
     /// programs.
-    fn instruction(&mut self, thread: pid_t) -> Option<u64> {
+    fn instruction(&mut self, thread: pid_t, maps: &[u8]) -> Option<u64> {
         const SYSCALL: [u8; 2] = [0x0f, 0x05];
-        let auxiliary = maps::read(thread, "auxv").ok()?;
-        let vdso = auxiliary.chunks_exact(16).find_map(|pair| {
-            let [key, value] = [pair.first_chunk()?, pair.last_chunk()?].map(|word| u64::from_ne_bytes(*word));
-            (key == libc::AT_SYSINFO_EHDR).then_some(value)
-        })?;
+        let vdso = maps::parse(maps).find(|mapping| mapping.path == b"[vdso]")?.start;
         if let Some(offset) = self.instruction_at {
             let mut bytes = [0; 2];
             let address = vdso.checked_add(offset)?;
@@ -226,14 +226,31 @@ impl<'a> Tracer<'a> {
     /// Whether our page is where a thread was given it. What is sealed stays; but a forked process may not have got it, and
     /// something else in its place.
     pub(super) fn has_page(&mut self, thread: pid_t, page: u64) -> bool {
-        let Some(known) = self.threads.get_mut(&thread) else { return false };
-        let stub = self.stub.borrow();
-        if known.seen && stub.sealable {
+        let Some(known) = self.threads.get(&thread) else { return false };
+        if known.seen && self.stub.borrow().sealable {
             return true;
         }
-        let text = maps::of(thread);
-        known.seen = page_is_at(stub.id(), &text, page);
-        known.seen
+        let seen = self.page_is_at(thread, page);
+        if let Some(known) = self.threads.get_mut(&thread) {
+            known.seen = seen;
+        }
+        seen
+    }
+
+    /// Whether a process has our page, all of it and nothing else, at `page`: asked for, or where the kernel does not answer
+    /// that, looked for in its list.
+    fn page_is_at(&mut self, thread: pid_t, page: u64) -> bool {
+        let id = self.stub.borrow().id();
+        let memory = self.threads.get(&thread).filter(|known| known.process == thread);
+        let memory = memory.and_then(|_| self.files.processes.memory(thread));
+        if let Some(area) = memory.and_then(|memory| sys::area_at(memory.maps(), page)) {
+            let whole = area.start == page && area.end == page + stub::SIZE && area.offset == 0;
+            return whole && area.shared && area.id == id;
+        }
+        maps::parse(&maps::of(thread)).any(|mapping| {
+            let whole = mapping.start == page && mapping.end == page + stub::SIZE && mapping.offset == 0;
+            whole && (mapping.device, mapping.ino) == id
+        })
     }
 
     /// Takes note of the first pieces as mapped, and of the others as left.
@@ -311,14 +328,6 @@ fn refuse(thread: pid_t, registers: Registers, errno: i32) -> Result<()> {
     let rax = i64::from(-errno).cast_unsigned();
     sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..registers })?;
     sys::resume(thread, 0)
-}
-
-/// Whether a process has our page, all of it and nothing else, at `page`.
-fn page_is_at(id: (u64, u64), maps: &[u8], page: u64) -> bool {
-    maps::parse(maps).any(|mapping| {
-        let whole = mapping.start == page && mapping.end == page + stub::SIZE && mapping.offset == 0;
-        whole && (mapping.device, mapping.ino) == id
-    })
 }
 
 /// Whether the program's mapping would come in the place of our page.

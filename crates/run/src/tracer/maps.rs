@@ -1,6 +1,7 @@
 //! A process's mappings, as the kernel lists them.
 
 use rustix::buffer::spare_capacity;
+use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags, makedev, open};
 
 /// A line of `/proc/PID/maps`.
@@ -23,7 +24,11 @@ pub(super) fn of(process: i32) -> Vec<u8> {
 
 /// What the kernel says of a process, with as few calls as can be: programs wait for it to start.
 pub(super) fn read(process: i32, what: &str) -> rustix::io::Result<Vec<u8>> {
-    let file = open(format!("/proc/{process}/{what}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    all(open(format!("/proc/{process}/{what}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What is left to read of a file of the kernel's.
+pub(super) fn all(file: impl AsFd) -> rustix::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         bytes.reserve(4096);
