@@ -34,18 +34,19 @@ fn image() -> &'static Image {
 }
 
 /// Has bash run `program` while its output waits in a pipe, in which not all of it has room: by then it has worked, and
-/// is still there. What it says is this, and its threads and mappings then.
+/// is still there. What it says is this, and its threads and mappings then. Its status is read at once: line by line it
+/// would change under the reader.
 fn at_work(program: &str) -> (String, usize, String) {
     let script = format!(
-        "exec 3< <(exec {program}); program=$!; IFS= read -r first <&3; while read -r name count; do \
-         [ $name = Threads: ] && echo $count >&2; done < /proc/$program/status; cat /proc/$program/smaps >&2; \
+        "exec 3< <(exec {program}); program=$!; IFS= read -r first <&3; \
+         status=$(< /proc/$program/status); read -r count <<< \"${{status#*Threads:}}\"; echo $count >&2; cat /proc/$program/smaps >&2; \
          printf '%s\\n' \"$first\"; cat <&3; wait $program"
     );
     let output = image().command(&["bash", "-c", &script]).env("GOGC", "5").output().unwrap();
     let [said, seen] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     assert!(output.status.success(), "{program}: {:?}\n{seen}", output.status);
     let (threads, smaps) = seen.split_once('\n').unwrap();
-    (said, threads.parse().unwrap(), smaps.into())
+    (said, threads.parse().unwrap_or_else(|_| panic!("{program}: {seen}")), smaps.into())
 }
 
 fn works_in_place(program: &str) {
