@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::failure::{Doing, Failure};
+use crate::signals::Interrupt;
 
 /// Standard output.
 #[derive(Clone, Copy)]
@@ -176,44 +177,49 @@ pub(crate) fn printable(name: &str) -> String {
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// A file that a result goes to: opened before the work, so that the work is not lost for want of it; a regular one is written beside
-/// what has its name and then takes its place.
+/// A file that a result goes to: looked at before the work, so that the work is not lost for want of it; a regular one is written
+/// beside what has its name and then takes its place.
 pub(crate) struct NewFile {
     path: PathBuf,
-    to: To,
-}
-
-enum To {
-    Beside(tempfile::NamedTempFile),
     /// A device or pipe, which is written to as it is.
-    Itself(fs::File),
+    special: Option<fs::File>,
 }
 
 impl NewFile {
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
-        let what = || format!("cannot write {}", path.display());
         // What a link leads to is the file.
-        let path = path.canonicalize().unwrap_or_else(|_| path.into());
-        let special = fs::metadata(&path).is_ok_and(|known| !known.is_file());
-        let to = if special {
-            To::Itself(fs::File::options().write(true).open(&path).doing(what)?)
-        } else {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut builder = tempfile::Builder::new();
-            To::Beside(builder.permissions(Permissions::from_mode(0o666)).tempfile_in(directory).doing(what)?)
-        };
-        Ok(Self { path, to })
+        let file = Self { path: path.canonicalize().unwrap_or_else(|_| path.into()), special: None };
+        let _caught = Interrupt::catch();
+        if fs::metadata(&file.path).is_ok_and(|known| !known.is_file()) {
+            let special = fs::File::options().write(true).open(&file.path).map(Some).doing(|| file.what())?;
+            return Ok(Self { special, ..file });
+        }
+        file.beside()?;
+        Ok(file)
     }
 
-    pub(crate) fn write(self, bytes: &[u8]) -> Result<(), Failure> {
-        let path = &self.path;
-        let written = match self.to {
-            To::Itself(mut file) => file.write_all(bytes),
-            To::Beside(mut file) => {
-                file.write_all(bytes).and_then(|()| file.persist(path).map(drop).map_err(|error| error.error))
-            }
+    /// Signals are held back meanwhile, so that nothing half-written stays.
+    pub(crate) fn write(mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let _caught = Interrupt::catch();
+        let Some(special) = &mut self.special else {
+            let mut beside = self.beside()?;
+            let written = beside.write_all(bytes);
+            let placed = written.and_then(|()| beside.persist(&self.path).map(drop).map_err(|error| error.error));
+            return placed.doing(|| self.what());
         };
-        written.doing(|| format!("cannot write {}", path.display()))
+        special.write_all(bytes).doing(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn what(&self) -> String {
+        format!("cannot write {}", self.path.display())
+    }
+
+    fn beside(&self) -> Result<tempfile::NamedTempFile, Failure> {
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        // The name of this file is of no use in a message.
+        let made = builder.permissions(Permissions::from_mode(0o666)).tempfile_in(directory);
+        made.map_err(|error| io::Error::from(error.kind())).doing(|| self.what())
     }
 }
 

@@ -20,7 +20,7 @@ impl Interrupt {
     /// From here on SIGINT, SIGTERM and SIGHUP are remembered instead of ending the process.
     pub(crate) fn catch() -> io::Result<Self> {
         let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGINT, SIGTERM, SIGHUP] {
+        for number in wanted() {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number.unsigned_abs() as usize)?;
         }
         Ok(Interrupt { signal })
@@ -35,6 +35,14 @@ impl Interrupt {
     pub(crate) fn asked(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|number| *number != 0)
     }
+}
+
+/// The signals that ask to stop, without those that whoever started this process wanted ignored, as `nohup` does.
+fn wanted() -> impl Iterator<Item = i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let ignored = ignored.unwrap_or(0);
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |number| ignored >> (number - 1) & 1 == 0)
 }
 
 /// Waits for a signal that asks to stop, or for the end of something.
@@ -56,7 +64,7 @@ impl Waiting {
     pub(crate) fn begin() -> io::Result<Self> {
         let interrupt = Interrupt::catch()?;
         let (woken, waker) = UnixStream::pair()?;
-        for number in [SIGINT, SIGTERM, SIGHUP] {
+        for number in wanted() {
             // After the number is known: handlers run in the order in which they are registered.
             low_level::pipe::register(number, waker.try_clone()?)?;
         }

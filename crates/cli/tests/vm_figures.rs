@@ -64,7 +64,7 @@ fn what_cannot_be_in_place_is_refused_with_the_reason() {
     check(text(&made("blocks.xip", "1024", "4M")), &[]).fails(1).says("blocksize 1024");
     let kernel = guests.place.path("boot/vmlinuz-9.9-test");
     fs::create_dir(kernel.parent().unwrap()).unwrap();
-    fs::write(&kernel, "").unwrap();
+    fs::write(&kernel, [&[0; 0x202][..], b"HdrS"].concat()).unwrap();
     fs::write(kernel.with_file_name("config-9.9-test"), "CONFIG_EXT4_FS=y\n# CONFIG_FS_DAX is not set\n").unwrap();
     check(text(&guests.image), &["--kernel", text(&kernel)]).fails(1).says("CONFIG_FS_DAX");
 }
@@ -262,7 +262,7 @@ fn a_report_has_the_figures_of_each_number_of_guests_and_a_page_that_a_browser_s
         let all = ["report", text(&guests.image), "--guests", "1", option, text(&page), "--", "sh", "-c", work];
         Ran::from(guests.xip(all).output().unwrap()).fails(1)
     };
-    failing("echo sorry >&2; exit 3", "--html").says("the work failed in a guest: sorry");
+    failing("echo sorry >&2; exit 3", "--html").says("the work failed in a guest, with status 3: sorry");
     let nowhere = guests.place.path("nowhere/report.html");
     let all = ["report", text(&guests.image), "--html", text(&nowhere)];
     Ran::from(guests.xip(all).output().unwrap()).fails(1).says("nowhere/report.html");

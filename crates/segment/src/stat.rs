@@ -214,7 +214,8 @@ pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
 fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
     let command = process.command();
     let program = process.program();
-    let role = if serves(&program, areas, size) {
+    // By a link it has the link's name; started as `/proc/self/exe`, only its file has it.
+    let role = if [&command, &program].into_iter().any(|name| serves(name, areas, size)) {
         Role::Serves
     } else if is_whole(areas, size) && is_hypervisor(&program) {
         Role::Guest
@@ -224,10 +225,10 @@ fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
     User { pid: process.pid, command, role }
 }
 
-/// Whether a process of a program file of that name with these mappings of a segment serves it. A program that is run from it maps
-/// files, never the whole; a library user's has another name.
-fn serves(program: &str, areas: &[proc::Area], size: u64) -> bool {
-    program == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
+/// Whether a process of that name, its own or its program file's, with these mappings of a segment serves it. A program that is run from
+/// it maps files, never the whole; a library user's has another name.
+fn serves(name: &str, areas: &[proc::Area], size: u64) -> bool {
+    name == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
 }
 
 /// Whether these are as long as the segment, but for a header. A hypervisor that itself is run from a segment maps its program file.

@@ -83,21 +83,27 @@ pub enum Error {
     /// A file name that a hypervisor's options cannot carry: `EINVAL`.
     #[error("{} is not UTF-8: give it another name", .0.display())]
     NotText(PathBuf),
-    /// A guest cannot have so much memory, or cannot do with so little: `ENOMEM`.
-    #[error(
-        "{} with {} MiB of memory: a guest needs {} MiB at least, and this machine has {} MiB available",
-        guests(*count), memory >> 20, least.div_ceil(1 << 20), most >> 20
-    )]
+    /// A guest cannot do with so little memory: `ENOMEM`.
+    #[error("a guest with {} MiB of memory: with this segment it needs {} MiB at least", memory >> 20, least.div_ceil(1 << 20))]
+    LittleMemory {
+        /// What was asked for, in bytes.
+        memory: u64,
+        /// The least for this segment, in bytes.
+        least: u64,
+    },
+    /// This machine has not so much memory: `ENOMEM`.
+    #[error("{} with {} MiB of memory: this machine has {} MiB available", guests(*count), memory >> 20, most >> 20)]
     Memory {
         /// What was asked for each, in bytes.
         memory: u64,
         /// How many guests.
         count: u64,
-        /// The least for this segment, in bytes.
-        least: u64,
         /// What the machine has, in bytes.
         most: u64,
     },
+    /// A file that was named as a kernel is none: `EINVAL`.
+    #[error("{} is no kernel for x86-64: wanted is a vmlinuz-VERSION, or a vmlinux", .0.display())]
+    NotAKernel(PathBuf),
     /// An operation of this system failed.
     #[error("cannot {doing}: {source}")]
     System {

@@ -20,7 +20,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How much of what the kernel said is shown when a guest is lost.
 const LAST_LINES: usize = 8;
@@ -214,7 +214,12 @@ impl Guest {
     /// [`Error::Guest`] with the guest's reason why it could not; [`Error::Lost`].
     pub fn mounted(&mut self) -> Result<Mounted> {
         match self.next()? {
-            Said::Mounted(mounted) => Ok(mounted),
+            Said::Mounted(mounted) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                // A guest that is gone is found by what comes next.
+                let _ = self.control.get_ref().write_all(format!("time {}\n", now.as_nanos()).as_bytes());
+                Ok(mounted)
+            }
             other => Err(refused(&other)),
         }
     }
@@ -309,7 +314,7 @@ fn shown(text: &str) -> String {
 /// Whether `count` guests can start with `memory` bytes each, beside a segment of `size` bytes, and this machine has that much.
 ///
 /// # Errors
-/// [`Error::Memory`].
+/// [`Error::LittleMemory`], [`Error::Memory`].
 pub fn check_memory(memory: u64, size: u64, count: u64) -> Result<()> {
     // Its kernel and first file system; and 64 bytes for each page of the segment.
     let least = LEAST_MEMORY + size / 64;
@@ -318,7 +323,10 @@ pub fn check_memory(memory: u64, size: u64, count: u64) -> Result<()> {
         text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().split(' ').next()?.parse::<u64>().ok());
     let most = available.map_or(u64::MAX, |kilobytes| kilobytes.saturating_mul(1024));
     let enough = memory.checked_mul(count).is_some_and(|all| all <= most);
-    if memory >= least && enough { Ok(()) } else { Err(Error::Memory { memory, count, least, most }) }
+    if memory < least {
+        return Err(Error::LittleMemory { memory, least });
+    }
+    if enough { Ok(()) } else { Err(Error::Memory { memory, count, most }) }
 }
 
 impl Drop for Guest {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -111,6 +112,9 @@ impl Kernel {
     /// The kernel in this file, with the configuration and modules that belong to it.
     fn at(image: &Path) -> Result<Self> {
         let image = image.canonicalize().doing(|| format!("use the kernel {}", image.display()))?;
+        if !is_kernel(&image) {
+            return Err(Error::NotAKernel(image));
+        }
         let name = image.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let version = name.strip_prefix("vmlinuz-").or_else(|| name.strip_prefix("vmlinux-")).unwrap_or(name);
         let boot = image.parent().unwrap_or(Path::new("/"));
@@ -142,6 +146,13 @@ impl Kernel {
         let modules = directory.map(|directory| modules(directory)).unwrap_or_default();
         Ok(Self { image, modules, lacks })
     }
+}
+
+/// Whether a file has the mark of what a boot loader starts (`Documentation/arch/x86/boot.rst`), or is an ELF file.
+fn is_kernel(image: &Path) -> bool {
+    let mut start = [0; 0x206];
+    let read = fs::File::open(image).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && (start.ends_with(b"HdrS") || start.starts_with(b"\x7fELF"))
 }
 
 /// Kernels in a directory.
@@ -288,7 +299,7 @@ mod tests {
         let directory = top.path().join("lib/modules/9.9.9-test/kernel/drivers");
         fs::create_dir_all(&directory).unwrap();
         fs::create_dir_all(top.path().join("boot")).unwrap();
-        fs::write(top.path().join("boot/vmlinuz-9.9.9-test"), b"kernel").unwrap();
+        fs::write(top.path().join("boot/vmlinuz-9.9.9-test"), [&[0; 0x202][..], b"HdrS"].concat()).unwrap();
         fs::write(top.path().join("boot/config-9.9.9-test"), config).unwrap();
         modules.iter().for_each(|name| fs::write(directory.join(name), b"module").unwrap());
         top
@@ -318,6 +329,9 @@ mod tests {
             let found = Kernel::find(Some(&top.path().join("boot/vmlinuz-9.9.9-test")));
             assert!(matches!(&found, Err(Error::Unfit { missing: named, .. }) if named == missing), "{found:?}");
         }
+        let top = tree("", &[]);
+        let other = Kernel::find(Some(&top.path().join("boot/config-9.9.9-test")));
+        assert!(matches!(other, Err(Error::NotAKernel(_))), "{other:?}");
         let nothing = Kernel::find(Some(Path::new("/nonexistent/vmlinuz")));
         assert!(matches!(nothing, Err(Error::System { .. })), "{nothing:?}");
     }

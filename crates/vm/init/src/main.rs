@@ -73,6 +73,7 @@ fn guest() -> Result<RebootCommand> {
             "status=0 output=0 errors=0".into()
         } else {
             root::enter(&job)?;
+            listener.wait_for_time();
             run::run(&mut control, &listener, &job, streams)?
         };
         // Before the sample, which reads directories.

@@ -143,7 +143,9 @@ fn mount_options(target: &str) -> Result<String> {
         let mut fields = mount.split(' ').skip(4);
         (fields.next()? == target).then(|| {
             let own = fields.next().unwrap_or_default();
-            format!("{own},{}", system.split(' ').nth(2).unwrap_or_default())
+            let system = system.split(' ').nth(2).unwrap_or_default().split(',');
+            // Both have `ro`.
+            system.filter(|option| *option != "ro").fold(own.to_owned(), |all, option| format!("{all},{option}"))
         })
     });
     options.ok_or_else(|| format!("{target} is not in mountinfo"))

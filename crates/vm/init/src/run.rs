@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_p
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::time::{ClockId, Timespec, clock_settime};
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
@@ -15,8 +16,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// How this program starts another in a session of its own: it executes itself, with this as its first argument.
 pub(crate) const SESSION: &str = "--session";
@@ -32,6 +35,8 @@ type Running = Arc<OnceLock<(Pid, Option<OwnedFd>)>>;
 pub(crate) struct Listener {
     running: Running,
     thread: JoinHandle<()>,
+    /// Told when the clock is set.
+    time: Receiver<()>,
 }
 
 /// Does what the host says from now on. When the host is gone nobody waits for this guest any more, and it ends.
@@ -39,18 +44,34 @@ pub(crate) fn listen(control: &Control) -> Result<Listener> {
     let lines = control.lines()?;
     let running = Running::default();
     let known = Arc::clone(&running);
+    let (told, time) = channel();
     let thread = thread::spawn(move || {
         lines.for_each(|line| {
+            if let Some(nanoseconds) = line.strip_prefix("time ").and_then(|text| text.parse().ok()) {
+                set_clock(nanoseconds);
+                let _ = told.send(());
+            }
             if let Some((main, terminal)) = known.get() {
                 obey(&line, *main, terminal.as_ref());
             }
         });
         let _ = reboot(RebootCommand::PowerOff);
     });
-    Ok(Listener { running, thread })
+    Ok(Listener { running, thread, time })
+}
+
+/// The machine's own clock has whole seconds only, and files of a shared directory have the host's times.
+fn set_clock(nanoseconds: i64) {
+    let time = Timespec { tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000 };
+    let _ = clock_settime(ClockId::Realtime, time);
 }
 
 impl Listener {
+    /// Waits until the host has told the time; not for long.
+    pub(crate) fn wait_for_time(&self) {
+        let _ = self.time.recv_timeout(Duration::from_secs(2));
+    }
+
     /// Waits for the host's end, which is this guest's.
     pub(crate) fn wait(self) {
         let _ = self.thread.join();
@@ -179,6 +200,11 @@ pub(crate) fn session(arguments: &[OsString]) -> ExitCode {
         return ExitCode::from(NOT_FOUND);
     };
     let error = Command::new(program).args(rest).exec();
-    eprintln!("xip: {}: {error}", program.to_string_lossy());
-    ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT })
+    let program = program.to_string_lossy();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        eprintln!("error: {program}: not found in the image");
+        return ExitCode::from(NOT_FOUND);
+    }
+    eprintln!("error: {program}: cannot be executed: {error}");
+    ExitCode::from(CANNOT)
 }

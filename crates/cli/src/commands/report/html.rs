@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::curve::Point;
 use super::{Report, findings, host};
+use crate::commands::vm::args::quoted;
 use crate::output::size;
 
 const STYLE: &str = "\
@@ -19,7 +20,7 @@ td{white-space:nowrap}code{font-size:.9em}svg{width:100%;height:auto}svg text{fo
 type Line = (&'static str, &'static str, fn(&Point, u64) -> u64);
 
 const HOST: [Line; 3] = [
-    ("disk", "guests with a disk", |point, _| point.disk.host.own),
+    ("disk", "guests with a disk, without the image", |point, _| point.disk.host.own),
     ("place", "guests in place, with the whole segment", |point, segment| point.in_place.host.own + segment),
     ("process", "processes, with the whole segment", |point, segment| point.processes.own + segment),
 ];
@@ -31,11 +32,13 @@ pub(super) fn page(report: &Report) -> String {
     let title = format!("Execute in place: {}", report.segment);
     let mut page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-         <title>{0}</title><style>{STYLE}</style><h1>{0}</h1><p>The image has {1}. Each guest has {2} of memory and runs <code>{3}</code>.</p>",
+         <title>{0}</title><style>{STYLE}</style><h1>{0}</h1><p>The image has {1}. Each guest has {2} of memory and runs <code>{3}</code>. \
+         Measured by xip {4}.</p>",
         escaped(&title),
         size(report.size),
         size(report.memory),
-        escaped(&report.work.join(" "))
+        escaped(&report.work.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")),
+        env!("CARGO_PKG_VERSION")
     );
     page += "<ul>";
     for line in findings(report) {
@@ -75,6 +78,7 @@ fn chart(title: &str, points: &[Point], segment: u64, lines: &[Line]) -> String 
     let y = |bytes: u64| 20.0 + (1.0 - bytes as f64 / top as f64) * (HIGH - 60.0);
     let below = 24.0 * lines.len() as f64;
     let mut svg = format!("<svg viewBox='0 0 {WIDE} {}' role=img aria-label='{title}'>", HIGH + below);
+    let _ = write!(svg, "<text x=80 y={} text-anchor=end>how many</text>", HIGH - 20.0);
     for step in 0..=4 {
         let (bytes, right) = (top / 4 * step, WIDE - 20.0);
         let _ = write!(

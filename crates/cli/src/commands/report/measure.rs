@@ -12,8 +12,9 @@ use xip_segment::{Segment, Stat, stat};
 use xip_vm::{Attach, End, Ended, Guest, Handle, Options, Qemu, Streams};
 
 use super::curve::{Guests, Host};
+use crate::commands::vm::check::how;
 use crate::failure::Failure;
-use crate::output::printable;
+use crate::output::{Output, printable};
 use crate::signals::Interrupt;
 
 pub(super) struct Bench {
@@ -23,6 +24,7 @@ pub(super) struct Bench {
     /// The same image as a disk.
     pub(super) disk: Attach,
     pub(super) interrupt: Interrupt,
+    pub(super) output: Output,
 }
 
 /// Guests that are ended when this is dropped, whatever their threads wait for.
@@ -136,7 +138,7 @@ impl Bench {
     /// What these processes cost. If there are `others`, their part of the segment cannot be told from it.
     fn host(&self, processes: &BTreeSet<u32>, others: &BTreeSet<u32>) -> Result<Host, Failure> {
         if !others.is_empty() {
-            tracing::warn!("the segment has other users: what they use of it is in the figures, too");
+            self.output.aside("the segment has other users: what they use of it is in the figures, too");
         }
         let stat = self.stat()?;
         let mut all = 0;
@@ -165,7 +167,8 @@ fn work(mut guest: Guest, streams: Streams) -> Result<(Guest, Ended), Failure> {
     drop(guest);
     let why = said.join().unwrap_or_default();
     let why = if why.is_empty() { why } else { format!(": {}", printable(&why)) };
-    Err(Failure::new(format!("the work failed in a guest{why}")).remedy("`xip vm run` shows all that it says"))
+    Err(Failure::new(format!("the work failed in a guest, {}{why}", how(ended.end)))
+        .remedy("`xip vm run` shows all that it says"))
 }
 
 /// Reads to the end, and keeps the last line, or the end of it.

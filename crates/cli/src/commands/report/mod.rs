@@ -95,7 +95,7 @@ impl Args {
         let memory = options.memory;
         xip_vm::check_memory(memory, segment.info().size, self.guests.iter().copied().max().unwrap_or(1).into())?;
         let interrupt = Interrupt::catch()?;
-        let bench = Bench { qemu, segment, options, disk, interrupt };
+        let bench = Bench { qemu, segment, options, disk, interrupt, output };
         let mut curve = Curve::default();
         let measured = self.measure(&bench, &mut curve);
         // What was measured before something failed is worth telling.
@@ -145,6 +145,7 @@ fn text(report: &Report, output: Output) -> Result<(), Failure> {
         ">its page cache",
         ">processes: host",
     ]);
+    output.line("in place and for processes, host is what they have of their own + what of the segment they use")?;
     for point in &curve.points {
         table.row([
             point.count.to_string(),
@@ -177,10 +178,10 @@ fn findings(report: &Report) -> Vec<String> {
     let saved = i128::from(disk.used) - i128::from(in_place.used);
     let (word, bytes) = if saved < 0 { ("more", -saved) } else { ("less", saved) };
     let bytes = size(u64::try_from(bytes).unwrap_or(u64::MAX));
-    lines.push(format!("in its own view, a guest uses {bytes} {word} in place"));
-    if let Some(bytes) = in_place.descriptors {
-        lines.push(format!("of that it pays {} for the segment's page descriptors, used or not", size(bytes)));
-    }
+    let paid = in_place
+        .descriptors
+        .map_or(String::new(), |bytes| format!(", {} for the segment's page descriptors paid", size(bytes)));
+    lines.push(format!("in its own view, a guest uses {bytes} {word} in place{paid}"));
     lines.push(match report.curve.break_even {
         Some(enough) => format!(
             "for this machine, the segment's {} pay off from {} on{}",
@@ -190,6 +191,9 @@ fn findings(report: &Report) -> Vec<String> {
         ),
         None => "for this machine, a guest in place is not cheaper: the segment's memory does not pay off".into(),
     });
+    lines.push(
+        "of a disk, the image's own memory in this machine is counted as nothing; in place, all of the segment".into(),
+    );
     if report.emulated {
         lines.push("the guests are emulated: the host's figures have QEMU's translated code in them".into());
     }

@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[arg(value_name = "PROGRAM", trailing_var_arg = true)]
     program: Vec<OsString>,
 
-    /// How many files to look at, evenly chosen
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    /// How many files to look at, at most, evenly chosen
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     files: u32,
 
     #[command(flatten)]
@@ -99,11 +99,10 @@ impl Args {
             text(&checked, output)?
         }
         if end != End::Exited(0) {
-            let how = match end {
-                End::Exited(status) => format!("with status {status}"),
-                End::Signalled(signal) => format!("by signal {signal}"),
-            };
-            return Err(Failure::new(format!("the work ended {how}: what is said of it is of a part of it only")));
+            return Err(Failure::new(format!(
+                "the work ended {}: what is said of it is of a part of it only",
+                how(end)
+            )));
         }
         if in_place {
             return Ok(());
@@ -118,6 +117,14 @@ impl Args {
         let error = format!("{} of {looked_at} files are not in place{which}", looked_at - in_place);
         Err(Failure::new(if *looked_at == 0 { "the volume has no file that is in place".into() } else { error })
             .remedy(remedy))
+    }
+}
+
+/// How work ended.
+pub(crate) fn how(end: End) -> String {
+    match end {
+        End::Exited(status) => format!("with status {status}"),
+        End::Signalled(signal) => format!("by signal {signal}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `xip vm`: guests that execute programs in place.
 
-mod args;
-mod check;
+pub(crate) mod args;
+pub(crate) mod check;
 mod kernel;
 pub(crate) mod machine;
 mod run;
