@@ -98,7 +98,7 @@ fn the_command_line_for_qemu_boots_and_those_for_others_have_documented_options_
     };
     let cloud = words("cloud-hypervisor");
     let pmem = value_of(&cloud, "--pmem");
-    assert_eq!(keys(&pmem), ["file", "discard_writes"]);
+    assert_eq!(keys(&pmem), ["file", "size", "discard_writes"]);
     assert!(value_of(&cloud, "--kernel").contains("vmlinuz-") && value_of(&cloud, "--memory") == "size=512M");
     assert_eq!(value_of(&cloud, "--initramfs"), text(&initramfs));
     assert_eq!(fs::metadata(&initramfs).unwrap().len() % 4, 0, "an archive is padded");
@@ -108,14 +108,48 @@ fn the_command_line_for_qemu_boots_and_those_for_others_have_documented_options_
     assert_eq!(keys(&value_of(&crosvm, "--pmem"))[1..], ["ro"]);
 
     let firecracker = args("firecracker");
-    let keys: Vec<_> = firecracker.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["boot-source", "drives", "machine-config", "pmem"]);
     let pmem = &firecracker["pmem"][0];
-    let keys: Vec<_> = pmem.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["id", "path_on_host", "read_only", "root_device"]);
+    conforms_to_firecracker(&firecracker);
+    let disk =
+        ["vm", "args", text(&guests.image), "--vmm", "firecracker", "--page-cache", "--initramfs", text(&initramfs)];
+    conforms_to_firecracker(&Ran::from(guests.xip(disk).output().unwrap()).succeeds().json());
     let segment = pmem["path_on_host"].as_str().unwrap();
     assert_eq!(fs::metadata(segment).unwrap().len(), fs::metadata(&guests.image).unwrap().len());
     assert!(fs::read(segment).unwrap() == fs::read(&guests.image).unwrap(), "another file than the segment");
+}
+
+/// A configuration file of Firecracker has what its OpenAPI description (`FullVmConfiguration` and what that names, 2026) knows, of the types
+/// it says, and all that is required; `drives` besides, which the file must have.
+fn conforms_to_firecracker(config: &serde_json::Value) {
+    let known = serde_json::json!({
+        "boot-source": { "kernel_image_path": "required string", "initrd_path": "string", "boot_args": "string" },
+        "machine-config": { "vcpu_count": "required integer", "mem_size_mib": "required integer", "smt": "boolean" },
+        "drives": { "drive_id": "required string", "is_root_device": "required boolean", "path_on_host": "string", "is_read_only": "boolean" },
+        "pmem": { "id": "required string", "path_on_host": "required string", "root_device": "boolean", "read_only": "boolean" },
+    });
+    assert!(
+        config["drives"].is_array() && config["boot-source"].is_object() && config["machine-config"].is_object(),
+        "{config:#}"
+    );
+    for (section, value) in config.as_object().unwrap() {
+        let fields = known[section].as_object().unwrap_or_else(|| panic!("{section} is not known"));
+        let one = [value.clone()];
+        for item in value.as_array().map_or(&one[..], Vec::as_slice) {
+            let item = item.as_object().unwrap();
+            for (key, value) in item {
+                let kind =
+                    fields.get(key).and_then(serde_json::Value::as_str).unwrap_or_else(|| panic!("{section}.{key}"));
+                let right = match kind.trim_start_matches("required ") {
+                    "string" => value.is_string(),
+                    "integer" => value.is_u64(),
+                    _ => value.is_boolean(),
+                };
+                assert!(right, "{section}.{key} is {value}, and should be of type {kind}");
+            }
+            let required = fields.iter().filter(|(_, kind)| kind.as_str().unwrap().starts_with("required"));
+            required.for_each(|(key, _)| assert!(item.contains_key(key), "{section} lacks {key}"));
+        }
+    }
 }
 
 /// Guests and processes of the host, all at once, on one segment: the kernel has one copy of it. Whoever is killed is gone from the

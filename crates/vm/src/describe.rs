@@ -96,7 +96,8 @@ pub fn describe<'a>(
             let device = if disk {
                 ["--disk".into(), format!("path={segment_text},readonly=on")]
             } else {
-                ["--pmem".into(), format!("file={segment_text},discard_writes=on")]
+                // Its older versions must be told the size.
+                ["--pmem".into(), format!("file={segment_text},size={size},discard_writes=on")]
             };
             let memory = format!("size={memory}M");
             let mut command = line(&["cloud-hypervisor", "--kernel", kernel_text, "--initramfs", initramfs_text]);
