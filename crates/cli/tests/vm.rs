@@ -82,10 +82,12 @@ fn a_shared_directory_is_seen_and_written() {
     fs::write(shared.join("in"), "from the host\n").unwrap();
     let ran = guests.run(
         &["--share", &format!("{}:/tmp/in/here", text(&shared)), "--overlay", "--workdir", "/tmp/in/here"],
-        "cat in; echo from the guest > out",
+        // What the host dates stands between what the guest dates: they have one time.
+        "cat in; echo > /tmp/before; sleep 0.1; echo from the guest > out; sleep 0.1; echo > /tmp/after
+         test out -nt /tmp/before && test /tmp/after -nt out && echo in order",
         "",
     );
-    assert_eq!(ran.out, "from the host\n", "{}", ran.err);
+    assert_eq!(ran.out, "from the host\nin order\n", "{}", ran.err);
     assert_eq!(fs::read_to_string(shared.join("out")).unwrap(), "from the guest\n");
     let nowhere = guests.run(&["--share", text(&shared)], "cat /mnt/in", "");
     assert_eq!(nowhere.output.status.code(), Some(125), "{}", nowhere.err);
@@ -117,16 +119,21 @@ fn a_shared_directory_may_have_any_name_and_a_guest_does_not_outlive_who_serves_
     assert!(said.contains("virtiofsd, which serves the shared directory, has ended"), "{said}");
 }
 
-/// A program that does not obey is not what keeps a guest: the second SIGTERM ends that.
+/// A program that does not obey is not what keeps a guest: the second SIGTERM ends that. A signal that whoever started `xip` wanted
+/// ignored, as `nohup` does, reaches nobody.
 #[test]
-fn a_second_request_to_end_ends_the_guest() {
+fn a_second_request_to_end_ends_the_guest_and_an_ignored_one_does_nothing() {
     let guests = Guests::new();
-    let script = "trap 'echo no' TERM; echo ready; while :; do sleep 1; done";
-    let mut xip = guests.xip(["vm", "run", text(&guests.image), "--", "sh", "-c", script]);
-    let mut xip = Waiting(xip.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    let script = "trap 'echo hung up' HUP; trap 'echo no' TERM; echo ready; while :; do sleep 1; done";
+    let xip = guests.xip(["vm", "run", text(&guests.image), "--", "sh", "-c", script]);
+    let mut nohup = Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(xip.get_program()).args(xip.get_args());
+    nohup.envs(xip.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut xip = Waiting(nohup.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(xip.0.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "ready");
     let pid = Pid::from_child(&xip.0);
+    kill_process(pid, Signal::HUP).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "no");
     kill_process(pid, Signal::TERM).unwrap();

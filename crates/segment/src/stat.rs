@@ -5,7 +5,6 @@
 use crate::error::Result;
 use crate::load;
 use crate::memory::{HUGE, cachestat};
-use crate::nvdimm::HEADER_BYTES;
 use crate::proc::{self, Process};
 use crate::segment::{Info, Segment, id_of};
 use serde::Serialize;
@@ -137,6 +136,7 @@ impl Segment {
         let id = self.id();
         let mut not_visible = 0;
         let mut processes = Vec::new();
+        let volume = self.info().size - self.data_offset();
         let pages = usize::try_from(self.info().size / PAGE_BYTES).unwrap_or(0);
         let mut mappers_of = vec![0u32; pages];
         let mut last_seen = vec![0u32; pages];
@@ -145,7 +145,7 @@ impl Segment {
                 None => not_visible += 1,
                 Some(areas) if areas.is_empty() => {}
                 Some(_) => {
-                    processes.extend(mapper(&process, id, self.info().size, |page| {
+                    processes.extend(mapper(&process, id, volume, |page| {
                         // Once for each process, however often it maps the page.
                         if last_seen.get(page).is_some_and(|&seen| seen != process.pid) {
                             last_seen[page] = process.pid;
@@ -187,7 +187,7 @@ impl Segment {
         let address = device.memory().address() as u64;
         let areas = Process::new(std::process::id()).areas(self.id());
         let bytes = areas.iter().filter(|area| area.start == address).map(|area| area.huge).sum();
-        let possible = self.info().size / HUGE as u64 * HUGE as u64;
+        let possible = (self.info().size - self.data_offset()) / HUGE as u64 * HUGE as u64;
         let why_not = if bytes >= possible { None } else { Some(why_not_huge()) };
         Ok(Huge { bytes, why_not })
     }
@@ -197,13 +197,14 @@ impl Segment {
 pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
     let id = id_of(memory);
     let size = rustix::fs::fstat(memory).map_or(0, |stat| stat.st_size.unsigned_abs());
+    let volume = size.saturating_sub(crate::nvdimm::data_offset(memory));
     let me = std::process::id();
     let mut users: Vec<User> = proc::processes()
         .into_iter()
         .filter(|process| process.pid != me && Some(process.pid) != other)
         .map(|process| (process.maps(id).unwrap_or_default(), process))
         .filter(|(areas, process)| !areas.is_empty() || process.has_open(id))
-        .map(|(areas, process)| user(&process, &areas, size))
+        .map(|(areas, process)| user(&process, &areas, volume))
         // There is one for each name of the memory.
         .filter(|user| user.command != crate::holder::COMMAND)
         .collect();
@@ -211,13 +212,13 @@ pub(crate) fn users(memory: &OwnedFd, other: Option<u32>) -> Vec<User> {
     users
 }
 
-fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
+fn user(process: &Process, areas: &[proc::Area], volume: u64) -> User {
     let command = process.command();
     let program = process.program();
     // By a link it has the link's name; started as `/proc/self/exe`, only its file has it.
-    let role = if [&command, &program].into_iter().any(|name| serves(name, areas, size)) {
+    let role = if [&command, &program].into_iter().any(|name| serves(name, areas, volume)) {
         Role::Serves
-    } else if is_whole(areas, size) && is_hypervisor(&program) {
+    } else if is_whole(areas, volume) && is_hypervisor(&program) {
         Role::Guest
     } else {
         Role::Uses
@@ -227,15 +228,13 @@ fn user(process: &Process, areas: &[proc::Area], size: u64) -> User {
 
 /// Whether a process of that name, its own or its program file's, with these mappings of a segment serves it. A program that is run from
 /// it maps files, never the whole; a library user's has another name.
-fn serves(name: &str, areas: &[proc::Area], size: u64) -> bool {
-    name == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, size)
+fn serves(name: &str, areas: &[proc::Area], volume: u64) -> bool {
+    name == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, volume)
 }
 
-/// Whether these are as long as the segment, but for a header. A hypervisor that itself is run from a segment maps its program file.
-fn is_whole(areas: &[proc::Area], size: u64) -> bool {
-    // One that is no longer than a header has none.
-    let whole = if size > HEADER_BYTES { size - HEADER_BYTES } else { size };
-    !areas.is_empty() && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= whole
+/// Whether these are as long as the volume in the segment. A hypervisor that itself is run from a segment maps its program file.
+fn is_whole(areas: &[proc::Area], volume: u64) -> bool {
+    !areas.is_empty() && areas.iter().map(|area| area.end - area.start).sum::<u64>() >= volume
 }
 
 /// Whether a program file of that name runs virtual machines, of which one process is one. By the file and not by the name of
@@ -247,12 +246,12 @@ fn is_hypervisor(program: &str) -> bool {
 }
 
 /// Calls `each` for the pages that count.
-fn mapper(process: &Process, id: proc::Id, size: u64, mut each: impl FnMut(usize)) -> Option<Mapper> {
+fn mapper(process: &Process, id: proc::Id, volume: u64, mut each: impl FnMut(usize)) -> Option<Mapper> {
     let areas = process.areas(id);
     if areas.is_empty() {
         return None;
     }
-    let user = user(process, &areas, size);
+    let user = user(process, &areas, volume);
     for area in areas.iter().filter(|_| user.role != Role::Serves) {
         process.pages(area, |page| each(usize::try_from(page).unwrap_or(usize::MAX)));
     }

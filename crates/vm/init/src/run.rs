@@ -99,10 +99,9 @@ pub(crate) fn run(control: &mut Control, listener: &Listener, job: &Job, streams
             (vec![out(for_output.0, output), out(for_errors.0, errors)], None)
         }
     };
-    let child = command.spawn().tried("cannot start a process")?;
+    let main = start(&mut command)?;
     // The copies of what the program reads and writes are its own now.
     drop(command);
-    let main = Pid::from_raw(i32::try_from(child.id()).tried("a process number")?).ok_or("a process number of 0")?;
     let _ = listener.running.set((main, terminal));
     control.say("started");
     let status = wait_for(main)?;
@@ -124,9 +123,7 @@ pub(crate) fn run_on_console(job: &Job) -> Result<()> {
     let console =
         OpenOptions::new().read(true).write(true).open(format!("/dev/{name}")).tried("cannot open the console")?;
     let copy = || console.try_clone().map(Stdio::from).tried("cannot use the console");
-    let child = command(job, true)?.stdin(copy()?).stdout(copy()?).stderr(copy()?).spawn();
-    let child = child.tried("cannot start a process")?;
-    let main = Pid::from_raw(i32::try_from(child.id()).tried("a process number")?).ok_or("a process number of 0")?;
+    let main = start(command(job, true)?.stdin(copy()?).stdout(copy()?).stderr(copy()?))?;
     wait_for(main)?;
     // What it wrote last is not to be lost with the machine.
     let _ = rustix::termios::tcdrain(&console);
@@ -141,6 +138,11 @@ fn command(job: &Job, terminal: bool) -> Result<Command> {
     command.arg(SESSION).arg(if terminal { WITH_TERMINAL } else { "streams" }).args(&job.program);
     command.env_clear().envs(job.environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+fn start(command: &mut Command) -> Result<Pid> {
+    let child = command.spawn().tried("cannot start a process")?;
+    Ok(Pid::from_child(&child))
 }
 
 /// Waits for the program, and for everybody's orphans meanwhile.

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 const HUGE: usize = 2 << 20;
 /// So many parts of 2 MiB say enough about all.
 const PARTS: usize = 256;
+/// One fault, and a few of the kernel's own making; by small pages it would be 512.
+const FEW_FAULTS: u64 = 64;
 
 /// The regular files of one file system that have content, each by one name of it.
 pub(crate) fn files(top: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -86,7 +88,7 @@ fn is_huge(file: &Path, at: u64) -> Option<bool> {
     // SAFETY: as above; nobody has a reference into it: it was never read.
     let _ = unsafe { munmap(memory, HUGE) };
     present.ok()?;
-    Some(after?.saturating_sub(before?) < 64)
+    Some(after?.saturating_sub(before?) < FEW_FAULTS)
 }
 
 /// Page faults of this process that needed no reading from a device.

@@ -3,9 +3,8 @@
 use std::fmt::Write;
 
 use super::curve::Point;
-use super::{Report, findings, host};
-use crate::commands::vm::args::quoted;
-use crate::output::size;
+use super::{Report, cells, findings};
+use crate::output::{quoted, size};
 
 const STYLE: &str = "\
 :root{--text:#1f2328;--back:#fff;--line:#d0d7de;--disk:#9a6700;--place:#0b7a75;--process:#57606a}\
@@ -51,18 +50,7 @@ pub(super) fn page(report: &Report) -> String {
     page += "<h2>The figures</h2><table><tr><th>guests<th>disk: host<th>a guest<th>its page cache<th>in place: host, own + segment\
              <th>a guest<th>its page cache<th>processes: host, own + segment";
     for point in points {
-        let _ = write!(
-            page,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}",
-            point.count,
-            size(point.disk.host.own),
-            size(point.disk.used),
-            size(point.disk.cached),
-            host(&point.in_place.host),
-            size(point.in_place.used),
-            size(point.in_place.cached),
-            host(&point.processes)
-        );
+        let _ = write!(page, "<tr><td>{}", cells(point).join("<td>"));
     }
     page + "</table></html>\n"
 }

@@ -12,7 +12,7 @@ use xip_segment::{Segment, Stat, stat};
 use xip_vm::{Attach, End, Ended, Guest, Handle, Options, Qemu, Streams};
 
 use super::curve::{Guests, Host};
-use crate::commands::vm::check::how;
+use crate::commands::vm::machine::how;
 use crate::failure::Failure;
 use crate::output::{Output, printable};
 use crate::signals::Interrupt;

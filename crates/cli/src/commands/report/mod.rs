@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use serde::Serialize;
 use xip_vm::Attach;
 
-use super::vm::machine::{Machine, say_if_slow, segment};
+use super::vm::machine::{Attachment, Machine, say_if_slow, segment};
 use crate::failure::{Failure, USAGE};
 use crate::output::{NewFile, Output, Table, count, size};
 use crate::progress::Progress;
 use crate::signals::Interrupt;
-use curve::{Curve, Host};
+use curve::{Curve, Host, Point};
 use measure::Bench;
 
 const HELP: &str = "\
@@ -88,7 +88,7 @@ impl Args {
         say_if_slow(&qemu, output);
         let work: Vec<String> =
             if self.program.is_empty() { WORK.map(str::to_owned).into() } else { self.program.clone() };
-        let mut options = self.machine.options(kernel, &segment, false);
+        let mut options = self.machine.options(kernel, &segment, Attachment::default());
         options.program = work.iter().map(Into::into).collect();
         let disk = if options.attach == Attach::Nvdimm { Attach::Partition } else { Attach::Disk };
         let emulated = qemu.accelerator() == xip_vm::Accelerator::Emulation;
@@ -126,7 +126,7 @@ impl Args {
             let in_place = bench.guests(bench.options.attach, number)?;
             progress.at(at + 2, total);
             let processes = bench.processes(number)?;
-            curve.points.push(curve::Point { count: number, disk, in_place, processes });
+            curve.points.push(Point { count: number, disk, in_place, processes });
         }
         Ok(())
     }
@@ -147,16 +147,7 @@ fn text(report: &Report, output: Output) -> Result<(), Failure> {
     ]);
     output.line("in place and for processes, host is what they have of their own + what of the segment they use")?;
     for point in &curve.points {
-        table.row([
-            point.count.to_string(),
-            size(point.disk.host.own),
-            size(point.disk.used),
-            size(point.disk.cached),
-            host(&point.in_place.host),
-            size(point.in_place.used),
-            size(point.in_place.cached),
-            host(&point.processes),
-        ]);
+        table.row(cells(point));
     }
     output.table(&table)?;
     for line in findings(report) {
@@ -165,9 +156,21 @@ fn text(report: &Report, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Their own memory, and what they use of the segment.
-fn host(host: &Host) -> String {
-    format!("{} + {}", size(host.own), size(host.segment))
+/// The row of a table for so many guests and processes.
+fn cells(point: &Point) -> [String; 8] {
+    // Their own memory, and what they use of the segment.
+    let host = |host: &Host| format!("{} + {}", size(host.own), size(host.segment));
+    let Point { count, disk, in_place, processes } = point;
+    [
+        count.to_string(),
+        size(disk.host.own),
+        size(disk.used),
+        size(disk.cached),
+        host(&in_place.host),
+        size(in_place.used),
+        size(in_place.cached),
+        host(processes),
+    ]
 }
 
 /// What follows from the figures, in words.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use xip_vm::{Description, Kernel, Options, Vmm};
 
-use super::machine::{Machine, segment};
+use super::machine::{Attachment, Machine, segment};
 use crate::failure::Failure;
-use crate::output::{NewFile, Output};
+use crate::output::{NewFile, Output, quoted};
 
 const HELP: &str = "\
 Prints the command line of QEMU, Cloud Hypervisor or crosvm, or the configuration file of Firecracker, for a guest that mounts the \
@@ -44,9 +44,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: Machine,
 
-    /// Give the guest the segment as a disk, not in place
-    #[arg(long)]
-    page_cache: bool,
+    #[command(flatten)]
+    attachment: Attachment,
 
     /// Take changes to files in the guest's memory, and forget them at the end
     #[arg(long)]
@@ -80,7 +79,7 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let kernel: Kernel = self.machine.kernel()?;
         let (segment, _) = segment(&self.source, false)?;
-        let options = self.machine.options(kernel, &segment, self.page_cache);
+        let options = self.machine.options(kernel, &segment, self.attachment);
         let options = Options { overlay: self.overlay, program: self.program, ..options };
         let name = segment.name();
         let path = segment.path().ok_or_else(|| {
@@ -104,10 +103,4 @@ impl Args {
             }
         }
     }
-}
-
-/// A word as a shell reads it.
-pub(crate) fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=+,.:/@%".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

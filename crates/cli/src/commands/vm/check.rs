@@ -9,7 +9,7 @@ use std::thread;
 use serde::Serialize;
 use xip_vm::{End, Ended, Figures, Guest, Options, Sample};
 
-use super::machine::{Machine, say_if_slow, segment};
+use super::machine::{Attachment, Machine, how, say_if_slow, segment};
 use super::run::carry;
 use crate::failure::Failure;
 use crate::output::{Output, count, printable, size};
@@ -45,9 +45,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     machine: Machine,
 
-    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
-    #[arg(long)]
-    page_cache: bool,
+    #[command(flatten)]
+    attachment: Attachment,
 
     /// Print JSON
     #[arg(long)]
@@ -73,7 +72,7 @@ impl Args {
         let options = Options {
             program: self.program.clone(),
             sample: Some(self.files),
-            ..self.machine.options(kernel, &segment, self.page_cache)
+            ..self.machine.options(kernel, &segment, self.attachment)
         };
         let (mut guest, streams) = Guest::start(&qemu, segment.fd(), segment.info().size, &options)?;
         let carried = [streams.output, streams.errors].map(|stream| thread::spawn(|| carry(stream, io::stderr())));
@@ -107,7 +106,7 @@ impl Args {
         if in_place {
             return Ok(());
         }
-        let remedy = if self.page_cache {
+        let remedy = if self.attachment.page_cache {
             "without --page-cache the segment is no disk but memory"
         } else {
             "files that ext4 encrypts, verifies or keeps in their inodes cannot be; images that xip build makes have none"
@@ -117,14 +116,6 @@ impl Args {
         let error = format!("{} of {looked_at} files are not in place{which}", looked_at - in_place);
         Err(Failure::new(if *looked_at == 0 { "the volume has no file that is in place".into() } else { error })
             .remedy(remedy))
-    }
-}
-
-/// How work ended.
-pub(crate) fn how(end: End) -> String {
-    match end {
-        End::Exited(status) => format!("with status {status}"),
-        End::Signalled(signal) => format!("by signal {signal}"),
     }
 }
 

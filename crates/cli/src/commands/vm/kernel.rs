@@ -55,7 +55,7 @@ fn get() -> Result<xip_vm::Kernel, Failure> {
     let interrupt = Interrupt::catch()?;
     let kernel = xip_vm::fetch(&|| interrupt.asked().is_some());
     match interrupt.asked() {
-        Some(signal) => Err(Failure::reader_gone().by_signal(signal)),
+        Some(signal) => Err(Failure::silent().by_signal(signal)),
         None => Ok(kernel?),
     }
 }

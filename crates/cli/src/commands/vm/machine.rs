@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use xip_segment::{Lease, Segment};
-use xip_vm::{Accelerator, Attach, Kernel, Options, Qemu, Talk};
+use xip_vm::{Accelerator, Attach, End, Kernel, Options, Qemu, Talk};
 
 use crate::commands::segments;
 use crate::failure::Failure;
@@ -22,6 +22,14 @@ pub(crate) struct Machine {
     kernel: Option<PathBuf>,
 }
 
+/// How a guest sees the segment.
+#[derive(Clone, Copy, Default, clap::Args)]
+pub(crate) struct Attachment {
+    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
+    #[arg(long)]
+    pub(crate) page_cache: bool,
+}
+
 impl Machine {
     /// What a guest needs, to be asked for before an image is loaded for it.
     pub(crate) fn prerequisites(&self) -> Result<(Qemu, Kernel), Failure> {
@@ -34,11 +42,11 @@ impl Machine {
     }
 
     /// A guest that has the segment, and runs nothing yet.
-    pub(crate) fn options(&self, kernel: Kernel, segment: &Segment, page_cache: bool) -> Options {
+    pub(crate) fn options(&self, kernel: Kernel, segment: &Segment, attachment: Attachment) -> Options {
         Options {
             kernel,
             memory: self.memory,
-            attach: match (segment.data_offset() > 0, page_cache) {
+            attach: match (segment.data_offset() > 0, attachment.page_cache) {
                 (false, false) => Attach::Memory,
                 (true, false) => Attach::Nvdimm,
                 (false, true) => Attach::Disk,
@@ -74,5 +82,13 @@ pub(crate) fn segment(source: &Path, temporary: bool) -> Result<(Segment, Option
 pub(crate) fn say_if_slow(qemu: &Qemu, output: Output) {
     if qemu.accelerator() == Accelerator::Emulation && io::stderr().is_terminal() {
         output.aside("no KVM here: the guest is emulated, and slow");
+    }
+}
+
+/// How work ended.
+pub(crate) fn how(end: End) -> String {
+    match end {
+        End::Exited(status) => format!("with status {status}"),
+        End::Signalled(signal) => format!("by signal {signal}"),
     }
 }

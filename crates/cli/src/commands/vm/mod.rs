@@ -1,7 +1,7 @@
 //! `xip vm`: guests that execute programs in place.
 
-pub(crate) mod args;
-pub(crate) mod check;
+mod args;
+mod check;
 mod kernel;
 pub(crate) mod machine;
 mod run;

@@ -16,7 +16,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use signal_hook::consts::SIGTERM;
 use xip_vm::{End, Guest, Handle, Options, Share, Streams};
 
-use super::machine::{Machine, say_if_slow, segment};
+use super::machine::{Attachment, Machine, say_if_slow, segment};
 use crate::commands::RUN_FAILED as OUR_OWN;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -64,9 +64,8 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "overlay")]
     read_only: bool,
 
-    /// Give the guest the segment as a disk, not in place: its files come from the guest's page cache (to compare)
-    #[arg(long)]
-    page_cache: bool,
+    #[command(flatten)]
+    attachment: Attachment,
 
     /// Show a directory of this machine in the guest, at INSIDE (/mnt unless given, and needed if there is a `:` in DIRECTORY); what
     /// the program writes there, it writes here
@@ -114,7 +113,7 @@ impl Args {
         let environment = self.environment(terminal.is_some())?;
         let (segment, lease) = segment(&self.source, self.rm)?;
         say_if_slow(&qemu, output);
-        let mut options = self.machine.options(kernel, &segment, self.page_cache);
+        let mut options = self.machine.options(kernel, &segment, self.attachment);
         // Of several of one name, the last counts.
         options.environment.extend(environment);
         let (workdir, program, share) = (self.workdir.clone(), self.program.clone(), self.share.clone());
@@ -155,7 +154,7 @@ impl Args {
             lease.end();
         }
         if let Some(signal) = ended_by {
-            return Err(Failure::reader_gone().by_signal(signal));
+            return Err(Failure::silent().by_signal(signal));
         }
         let lost = || Failure::new("a thread of xip ended in the middle of its work");
         ends.into_iter().map(|end| end.map_err(|_| lost())?).collect()
