@@ -151,6 +151,19 @@ mod tests {
         let sample = ended.sample.unwrap();
         assert_eq!((sample.files, sample.looked_at, sample.in_place, sample.parts, sample.huge), (9, 4, 3, 2, 1));
         assert_eq!(sample.not_in_place.as_deref(), Some("/a b"));
+        let ended = |how: &str, more: &str| {
+            let line = format!("ended {how} output=0 errors=0 total=1 free=1 cached=1{more}");
+            Said::parse(&line).is_some()
+        };
+        assert!(ended("signal=9", "") && ended("status=0", " files=9 looked=2 dax=2 parts=1 huge=1"));
+        for signal in ["0", "-9", "19", "65", "2147483647", "x"] {
+            assert!(!ended(&format!("signal={signal}"), ""), "{signal}");
+        }
+        for sample in
+            ["looked=1 dax=2 parts=0 huge=0", "looked=10 dax=1 parts=0 huge=0", "looked=2 dax=2 parts=1 huge=2"]
+        {
+            assert!(!ended("status=0", &format!(" files=9 {sample}")), "{sample}");
+        }
         for nonsense in
             ["", "ended", "ended status=700 output=0 errors=0 total=1 free=1 cached=1", "mounted dax=1", "x"]
         {
