@@ -57,6 +57,17 @@ fn an_image_with_an_nvdimm_header_is_a_read_only_nvdimm_and_runs_everywhere() {
     let sample = &checked["sample"];
     assert!(sample["looked_at"] == sample["in_place"] && sample["huge"].as_u64().unwrap() >= 2, "{checked:#}");
 
+    let mut hold = guests.xip(["run", text(&image), "--", "sh", "-c", "echo ready; read -r end"]);
+    let mut hold = hold.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(hold.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let stat = Ran::from(guests.xip(["stat", "nvdimm", "--json"]).output().unwrap()).succeeds().json();
+    let processes = stat["processes"].as_array().unwrap().iter();
+    let roles: Vec<_> = processes.map(|process| process["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["uses", "serves"], "{stat:#}");
+    drop(hold.stdin.take());
+    hold.wait().unwrap();
+
     let script =
         "cat /sys/block/pmem0/ro; cat /sys/bus/nd/devices/region0/mappings; cat /sys/bus/nd/devices/ndbus0/provider
                   dd if=/dev/zero of=/dev/pmem0 seek=20 bs=4096 count=1 conv=fsync || echo refused; cat /etc/motd";

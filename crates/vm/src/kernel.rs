@@ -337,6 +337,35 @@ mod tests {
     }
 
     #[test]
+    fn what_only_some_guests_need_is_missed_by_those() {
+        let top = tree(&config(""), &[]);
+        let kernel = Kernel::find(Some(&top.path().join("boot/vmlinuz-9.9.9-test"))).unwrap();
+        let plain = Options {
+            kernel: kernel.clone(),
+            memory: 1 << 30,
+            attach: Attach::Memory,
+            overlay: false,
+            terminal: None,
+            workdir: "/".into(),
+            environment: Vec::new(),
+            program: Vec::new(),
+            talk: crate::Talk::Ports,
+            share: None,
+            sample: None,
+        };
+        assert!(kernel.check(&plain).is_ok());
+        let share = Some(crate::Share { host: "/".into(), inside: "/mnt".into() });
+        for (options, missing) in [
+            (Options { attach: Attach::Nvdimm, ..plain.clone() }, "CONFIG_ACPI_NFIT"),
+            (Options { attach: Attach::Disk, ..plain.clone() }, "CONFIG_VIRTIO_BLK"),
+            (Options { share, ..plain.clone() }, "CONFIG_VIRTIO_FS"),
+        ] {
+            let checked = kernel.check(&options);
+            assert!(matches!(&checked, Err(Error::Unfit { missing: named, .. }) if named == missing), "{checked:?}");
+        }
+    }
+
+    #[test]
     fn versions_are_ordered_by_their_numbers() {
         let mut all =
             ["vmlinuz-6.9.1-cloud", "vmlinuz-6.12.117+deb12-cloud", "vmlinuz-6.12.9-cloud"].map(PathBuf::from);
