@@ -30,5 +30,5 @@ pub use error::{Error, Result};
 pub use guest::{Guest, Handle, Options, Output, Streams, Talk, check_memory};
 pub use kernel::{Kernel, cache, fetch};
 pub use qemu::{Accelerator, Attach, Qemu};
-pub use said::{End, Ended, Figures, Mounted, Sample};
+pub use said::{End, Ended, Figures, File, Mounted, Sample};
 pub use share::Share;

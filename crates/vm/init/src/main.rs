@@ -78,7 +78,8 @@ fn guest() -> Result<RebootCommand> {
         };
         // Before the sample, which reads directories.
         let figures = figures.now()?;
-        let sample = job.sample.map(|files| sample::look(root::volume(&job), files)).unwrap_or_default();
+        let mut tell = |line: String| control.say(&line);
+        let sample = job.sample.map(|files| sample::look(root::volume(&job), files, &mut tell)).unwrap_or_default();
         control.say(&format!("ended {ended} {figures}{sample}"));
         Ok(())
     });

@@ -45,18 +45,13 @@ pub(crate) fn is_in_place(file: &Path) -> bool {
     known.is_ok_and(|known| known.stx_attributes.bits() & DAX != 0)
 }
 
-/// Looks at `count` files, evenly chosen; what was found, as the host reads it.
-pub(crate) fn look(volume: &Path, count: usize) -> String {
+/// Looks at `count` files, evenly chosen, and tells of each; what was found in sum, as the host reads it.
+pub(crate) fn look(volume: &Path, count: usize, tell: &mut dyn FnMut(String)) -> String {
     let all: Vec<PathBuf> = files(volume).collect();
     let step = all.len().div_ceil(count.max(1)).max(1);
-    let (mut looked, mut in_place, mut other) = (0, 0, None);
     for file in all.iter().step_by(step) {
-        looked += 1;
-        if is_in_place(file) {
-            in_place += 1;
-        } else {
-            other = other.or(Some(file));
-        }
+        let path = file.strip_prefix(volume).unwrap_or(file).display();
+        tell(format!("file dax={} text=/{path}", u8::from(is_in_place(file))));
     }
     let (mut parts, mut huge) = (0, 0);
     // What is in the page cache instead is made present by the run, so that faults say nothing.
@@ -69,9 +64,7 @@ pub(crate) fn look(volume: &Path, count: usize) -> String {
             }
         }
     }
-    let other =
-        other.map_or(String::new(), |file| format!(" text=/{}", file.strip_prefix(volume).unwrap_or(file).display()));
-    format!(" files={} looked={looked} dax={in_place} parts={parts} huge={huge}{other}", all.len())
+    format!(" files={} parts={parts} huge={huge}", all.len())
 }
 
 /// Whether the kernel maps 2 MiB of a file as one. Mappings of persistent memory are in none of the sums of `smaps`; but what is

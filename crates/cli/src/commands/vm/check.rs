@@ -24,7 +24,8 @@ is given.\n\n\
 Examples:
   xip vm check debian
   xip vm check debian -- python3 -c 'import json'
-  xip vm check debian --json | jq .sample";
+  xip vm check debian --files 100000 --list | grep 'not in place'
+  xip vm check debian --json | jq .after";
 
 /// Check that a guest executes a segment in place
 #[derive(clap::Args)]
@@ -41,6 +42,10 @@ pub(crate) struct Args {
     /// How many files to look at, at most, evenly chosen
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     files: u32,
+
+    /// Print each file that was looked at (`--json` always has them)
+    #[arg(long)]
+    list: bool,
 
     #[command(flatten)]
     machine: Machine,
@@ -83,7 +88,7 @@ impl Args {
         drop(guest);
         carried.map(thread::JoinHandle::join).into_iter().for_each(drop);
         let sample = sample.unwrap_or_default();
-        let in_place = mounted.in_place && sample.in_place == sample.looked_at;
+        let in_place = mounted.in_place && sample.not_in_place().next().is_none();
         let checked = Checked {
             segment: segment.name().into(),
             in_place,
@@ -93,9 +98,13 @@ impl Args {
             after: figures,
         };
         if self.json {
-            output.json(&checked)?
+            output.json(&checked)?;
         } else {
-            text(&checked, output)?
+            text(&checked, output)?;
+            for file in checked.sample.looked_at.iter().filter(|_| self.list) {
+                let word = if file.in_place { "in place" } else { "not in place" };
+                output.line(format!("{word:<13}{}", printable(&file.path)))?;
+            }
         }
         if end != End::Exited(0) {
             return Err(Failure::new(format!(
@@ -111,19 +120,26 @@ impl Args {
         } else {
             "files that ext4 encrypts, verifies or keeps in their inodes cannot be; images that xip build makes have none"
         };
-        let Sample { looked_at, in_place, not_in_place, .. } = &checked.sample;
-        let which = not_in_place.as_deref().map_or(String::new(), |file| format!(", such as {}", printable(file)));
-        let error = format!("{} of {looked_at} files are not in place{which}", looked_at - in_place);
-        Err(Failure::new(if *looked_at == 0 { "the volume has no file that is in place".into() } else { error })
-            .remedy(remedy))
+        let sample = &checked.sample;
+        let error = match sample.not_in_place().next() {
+            None => "the volume has no file that is in place".into(),
+            Some(file) => format!(
+                "{} of {} files are not in place, such as {}",
+                sample.not_in_place().count(),
+                sample.looked_at.len(),
+                printable(&file.path)
+            ),
+        };
+        Err(Failure::new(error).remedy(remedy))
     }
 }
 
 fn text(checked: &Checked, output: Output) -> Result<(), Failure> {
     let Checked { segment, sample, before, after, .. } = checked;
     output.line(format!("segment      {segment}, mounted with {}", checked.options))?;
-    let files = count(sample.files, "file", "files");
-    output.line(format!("files        {files}, {} looked at: {} in place", sample.looked_at, sample.in_place))?;
+    let (files, looked_at) = (count(sample.files, "file", "files"), sample.looked_at.len());
+    let in_place = looked_at - sample.not_in_place().count();
+    output.line(format!("files        {files}, {looked_at} looked at: {in_place} in place"))?;
     output.line(format!("large pages  {} of {} parts of 2 MiB are mapped as one", sample.huge, sample.parts))?;
     output.line(format!(
         "page cache   {} of the volume after the mount, {} after the work",

@@ -32,6 +32,7 @@ guest's number, and they have no input.\n\n\
 Exit status: the program's own (of several guests, the largest). 125: xip itself, or the guest, failed; 126: the program cannot \
 be executed; 127: it is not in the image.\n\n\
 Examples:
+  xip vm run debian
   xip vm run debian -- python3 -c 'print(6 * 7)'
   xip vm run debian --overlay -- sh -c 'echo gone afterwards > /etc/motd'
   xip vm run debian --share $PWD --workdir /mnt -- gcc -c main.c
@@ -46,7 +47,7 @@ pub(crate) struct Args {
     source: PathBuf,
 
     /// The program and its arguments. Without a slash it is looked for on PATH, in the image
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
+    #[arg(value_name = "PROGRAM", default_value = "/bin/sh", trailing_var_arg = true)]
     program: Vec<OsString>,
 
     /// So many guests at once
