@@ -1,68 +1,101 @@
 //! A cache of names: directory and name to inode, read by any number of threads without a lock.
 //!
-//! A slot is one cache line guarded by a sequence number: odd while it is written. A reader copies the words, then
-//! looks at the number again; when it changed, the reader saw nothing. The whole name is compared, so a hit is never
-//! a guess. Names that do not fit a slot are looked up on the volume each time; so are those whose slot went to
-//! another name.
+//! A name has two places that it may stand in, neighbours, guarded by one sequence number: odd while they are written. A
+//! reader compares the words, then looks at the number again; when it changed, the reader saw nothing. The whole name is
+//! compared, so a hit is never a guess. Names that do not fit are looked up on the volume each time; so are those whose
+//! place went to another name.
 //!
 //! What is known of a name is written under the lock of its directory (`xip_ext2`, `names`), so it is what holds; a writer
-//! that finds a slot busy waits for it, since what stands there may be a name that is no more.
+//! that finds its places busy waits for them, since what stands there may be a name that is no more.
+//!
+//! Where nothing changes, paths to directories are kept too, as names in a directory that there is not (`path`).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use xip_core::Dentry;
 
-/// Half a mebibyte, when full: the bound of the cache.
-const SLOTS: usize = 8192;
-/// Words of a slot that hold the name.
-const NAME_WORDS: usize = 5;
-const NAME_BYTES: usize = 8 * NAME_WORDS;
+/// Of two names each; a mebibyte, when full: the bound of the cache.
+const PAIRS: usize = 4096;
+/// Words that hold a name.
+const NAME_WORDS: usize = 13;
 
+/// Two places. A short name is in the first cache line of its place, and the sequence number in the first of all.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Slot {
+struct Pair {
     sequence: AtomicU64,
+    places: [Place; 2],
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    /// Directory, and the name's length above it; 0 (no name is empty): a free place.
+    key: AtomicU64,
     /// Inode number, its kind above it, and the place of the entry above that; 0: the directory has no such name.
     value: AtomicU64,
-    /// Directory, and the name's length above it; 0 (no directory has that number): empty.
-    key: AtomicU64,
     name: [AtomicU64; NAME_WORDS],
 }
 
 /// The cache; its memory is taken when the first name is kept.
 #[derive(Debug, Default)]
-pub(crate) struct Dentries(OnceLock<Box<[Slot]>>);
+pub(crate) struct Dentries(OnceLock<Box<[Pair]>>);
 
-struct Key {
+/// A name in a directory that may be kept.
+struct Key<'n> {
     key: u64,
-    name: [u64; NAME_WORDS],
-    words: usize,
+    whole: &'n [[u8; 8]],
+    /// What is behind the whole words, filled up with zeros.
+    rest: u64,
 }
 
-impl Key {
-    #[inline]
-    fn new(directory: u32, name: &[u8]) -> Option<Self> {
-        if name.len() > NAME_BYTES {
+impl<'n> Key<'n> {
+    #[inline(always)]
+    fn new(directory: u32, name: &'n [u8]) -> Option<Self> {
+        if name.len() > 8 * NAME_WORDS {
             return None;
         }
-        let mut bytes = [0u8; NAME_BYTES];
-        bytes[..name.len()].copy_from_slice(name);
-        let mut words = [0u64; NAME_WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
+        let (whole, rest) = name.as_chunks();
         let key = u64::from(directory) | (name.len() as u64) << 32;
-        Some(Self { key, name: words, words: name.len().div_ceil(8) })
+        Some(Self { key, whole, rest: last_word(name, rest.len()) })
     }
 
-    #[inline]
-    fn slot(&self) -> usize {
+    /// The words of the name, the last one whether or not there is anything in it.
+    #[inline(always)]
+    fn words(&self) -> impl Iterator<Item = u64> {
+        self.whole.iter().map(|&word| u64::from_le_bytes(word)).chain([self.rest])
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u64 {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let hash = self.name[..self.words]
-            .iter()
-            .fold(self.key.wrapping_mul(ODD), |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(ODD));
+        self.words().fold(self.key.wrapping_mul(ODD), |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(ODD))
+    }
+
+    /// Its pair, and which place of that it takes from another.
+    #[inline(always)]
+    fn pair(&self) -> (usize, usize) {
+        let hash = self.hash();
         // The top bits of a product depend on all bits below.
-        (hash >> (u64::BITS - SLOTS.ilog2())) as usize
+        ((hash >> (u64::BITS - PAIRS.ilog2())) as usize, (hash >> 32 & 1) as usize)
+    }
+
+    #[inline(always)]
+    fn is_at(&self, place: &Place) -> bool {
+        place.key.load(Ordering::Relaxed) == self.key
+            && place.name.iter().zip(self.words()).all(|(there, word)| there.load(Ordering::Relaxed) == word)
+    }
+}
+
+/// The last `rest` (0 to 7) bytes of a name as a number, without a loop over them.
+#[inline(always)]
+fn last_word(name: &[u8], rest: usize) -> u64 {
+    // More than a name's length is kept of it, so it does not matter whether bytes of a short name are taken twice.
+    match (name.last_chunk::<8>(), name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        (Some(last), ..) => u64::from_le_bytes(*last).checked_shr(64 - 8 * rest as u32).unwrap_or(0),
+        (None, Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (8 * (rest - 4))
+        }
+        _ => name.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 
@@ -70,49 +103,44 @@ impl Dentries {
     /// `None`: not known. `Some(None)`: known not to exist.
     #[inline]
     pub(crate) fn get(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
-        let slots = self.0.get()?;
+        let pairs = self.0.get()?;
         let key = Key::new(directory, name)?;
-        let slot = &slots[key.slot()];
-        let before = slot.sequence.load(Ordering::Acquire);
-        if before & 1 != 0 || slot.key.load(Ordering::Relaxed) != key.key {
-            return None;
-        }
-        for at in 0..key.words {
-            if slot.name[at].load(Ordering::Relaxed) != key.name[at] {
-                return None;
-            }
-        }
-        let value = slot.value.load(Ordering::Relaxed);
+        let pair = &pairs[key.pair().0];
+        let before = pair.sequence.load(Ordering::Acquire);
+        let place = pair.places.iter().find(|place| key.is_at(place))?;
+        let value = place.value.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        (slot.sequence.load(Ordering::Relaxed) == before).then(|| decode(value))
+        (before & 1 == 0 && pair.sequence.load(Ordering::Relaxed) == before).then(|| decode(value))
     }
 
     pub(crate) fn put(&self, directory: u32, name: &[u8], entry: Option<Dentry>) {
         let Some(key) = Key::new(directory, name) else { return };
-        let slots = self.0.get_or_init(|| (0..SLOTS).map(|_| Slot::default()).collect());
-        let slot = &slots[key.slot()];
-        slot.change(|| {
-            slot.key.store(key.key, Ordering::Relaxed);
-            for (to, word) in slot.name.iter().zip(key.name).take(key.words) {
+        let pairs = self.0.get_or_init(|| (0..PAIRS).map(|_| Pair::default()).collect());
+        let (pair, own) = key.pair();
+        pairs[pair].change(|places| {
+            let empty = || places.iter().find(|place| place.key.load(Ordering::Relaxed) == 0);
+            let place = places.iter().find(|place| key.is_at(place)).or_else(empty).unwrap_or(&places[own]);
+            place.key.store(key.key, Ordering::Relaxed);
+            for (to, word) in place.name.iter().zip(key.words()) {
                 to.store(word, Ordering::Relaxed);
             }
-            slot.value.store(encode(entry), Ordering::Relaxed);
+            place.value.store(encode(entry), Ordering::Relaxed);
         });
     }
 
     /// Nothing is known of it any more.
     pub(crate) fn forget(&self, directory: u32, name: &[u8]) {
-        let (Some(slots), Some(key)) = (self.0.get(), Key::new(directory, name)) else { return };
-        let slot = &slots[key.slot()];
-        slot.change(|| {
-            // Whatever other name may have it: that is looked up once more.
-            slot.key.store(0, Ordering::Relaxed);
+        let (Some(pairs), Some(key)) = (self.0.get(), Key::new(directory, name)) else { return };
+        pairs[key.pair().0].change(|places| {
+            if let Some(place) = places.iter().find(|place| key.is_at(place)) {
+                place.key.store(0, Ordering::Relaxed);
+            }
         });
     }
 }
 
-impl Slot {
-    fn change(&self, change: impl FnOnce()) {
+impl Pair {
+    fn change(&self, change: impl FnOnce(&[Place; 2])) {
         let mut tries = 0u32;
         let before = loop {
             let before = self.sequence.load(Ordering::Relaxed);
@@ -126,7 +154,7 @@ impl Slot {
             if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
         };
         fence(Ordering::Release);
-        change();
+        change(&self.places);
         self.sequence.store(before + 2, Ordering::Release);
     }
 }
@@ -167,13 +195,44 @@ mod tests {
     }
 
     #[test]
-    fn a_name_too_long_for_a_slot_is_not_kept() {
+    fn a_name_too_long_is_not_kept() {
         let cache = Dentries::default();
-        let name = [b'n'; NAME_BYTES + 1];
+        let name = [b'n'; 8 * NAME_WORDS + 1];
         cache.put(2, &name, None);
         assert_eq!(cache.get(2, &name), None);
         cache.put(2, &name[1..], None);
         assert_eq!(cache.get(2, &name[1..]), Some(None));
+    }
+
+    #[test]
+    fn two_names_have_the_same_places_and_a_third_takes_one_of_them() {
+        let cache = Dentries::default();
+        let pair = |number: u32| Key::new(2, number.to_string().as_bytes()).unwrap().pair().0;
+        let same: Vec<_> = (0..).filter(|&number| pair(number) == pair(0)).take(3).collect();
+        let get = |number: u32| cache.get(2, number.to_string().as_bytes());
+        let put = |number: u32| cache.put(2, number.to_string().as_bytes(), file(number + 20));
+        put(same[0]);
+        put(same[1]);
+        put(same[0]);
+        assert_eq!([get(same[0]), get(same[1])], [Some(file(20)), Some(file(same[1] + 20))]);
+        put(same[2]);
+        assert_eq!(get(same[2]), Some(file(same[2] + 20)));
+        assert_eq!(same.iter().filter(|&&number| get(number).is_some()).count(), 2);
+    }
+
+    #[test]
+    fn every_byte_of_a_name_of_any_length_counts() {
+        for len in 1..=8 * NAME_WORDS {
+            let name: Vec<u8> = (0..len).map(|at| at as u8 | 0x80).collect();
+            let cache = Dentries::default();
+            cache.put(2, &name, file(20));
+            for at in 0..len {
+                let mut other = name.clone();
+                other[at] ^= 1;
+                assert_eq!(cache.get(2, &other), None, "{at} of {len}");
+            }
+            assert_eq!(cache.get(2, &name), Some(file(20)), "{len}");
+        }
     }
 
     #[test]

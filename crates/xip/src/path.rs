@@ -28,14 +28,47 @@ type Entry = (InodeNo, Kind);
 
 const ROOT: Entry = (InodeNo::ROOT, Kind::Directory);
 
+/// The directory that paths are remembered in: none has that number.
+const PATHS: u32 = 0;
+
 /// The inode at `path`, seen from the root. A symbolic link at its end is followed when `follow` says so, or when a
 /// slash stands behind it.
 #[inline]
 pub(crate) fn resolve(volume: &Inner, path: &[u8], follow: bool) -> Result<Entry, Stop> {
-    if path.is_empty() {
-        return Err(Error::NotFound.into());
+    let mut links = MOST_LINKS;
+    match path.iter().rposition(|&byte| byte == b'/') {
+        // Where nothing changes, a directory that a path has led to is there the next time.
+        Some(slash) if slash > 0 && slash + 1 < path.len() && !volume.is_live() => {
+            let parent = directory_at(volume, &path[..slash], &mut links)?;
+            walk(volume, parent, &path[slash + 1..], follow, &mut links)
+        }
+        _ if path.is_empty() => Err(Error::NotFound.into()),
+        _ => walk(volume, ROOT, path, follow, &mut links),
     }
-    walk(volume, ROOT, path, follow, &mut { MOST_LINKS })
+}
+
+/// The directory at `path`, remembered with how many links there are on the way.
+#[inline]
+fn directory_at(volume: &Inner, path: &[u8], links: &mut u32) -> Result<Entry, Stop> {
+    match volume.fs.env().recall(PATHS, path) {
+        Some(Some(Dentry { inode, kind, at })) if kind == Kind::Directory.mode() => {
+            *links = links.checked_sub(at.into()).ok_or(Stop::Loop)?;
+            Ok((InodeNo(inode), Kind::Directory))
+        }
+        _ => find_directory(volume, path, links),
+    }
+}
+
+#[cold]
+fn find_directory(volume: &Inner, path: &[u8], links: &mut u32) -> Result<Entry, Stop> {
+    let found = walk(volume, ROOT, path, true, links)?;
+    if found.1 == Kind::Directory {
+        // Never more than `MOST_LINKS`.
+        let at = (MOST_LINKS - *links) as u16;
+        let directory = Dentry { inode: found.0.0, kind: Kind::Directory.mode(), at };
+        volume.fs.env().remember(PATHS, path, Some(directory));
+    }
+    Ok(found)
 }
 
 fn walk(volume: &Inner, from: Entry, path: &[u8], follow: bool, links: &mut u32) -> Result<Entry, Stop> {

@@ -122,6 +122,25 @@ fn paths_stay_inside_and_follow_links_as_the_kernel_does() {
 }
 
 #[test]
+fn links_on_the_way_count_when_the_way_is_remembered_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let volume = Volume::create(&image, 4 << 20).unwrap();
+    volume.symlink(".", "l").unwrap();
+    volume.write("x", b"x").unwrap();
+    volume.close().unwrap();
+    let volume = Volume::open(&image).unwrap();
+    // As in Linux: 40 links, not one more.
+    let way = "l/".repeat(40);
+    for _ in 0..2 {
+        assert!(volume.file(format!("{way}x")).is_ok());
+        assert!(matches!(volume.metadata(format!("{way}l")), Err(Error::Loop { .. })));
+        assert!(volume.symlink_metadata(format!("{way}l")).unwrap().is_symlink());
+        assert!(matches!(volume.file(format!("{way}l/x")), Err(Error::Loop { .. })));
+    }
+}
+
+#[test]
 fn reads_at_any_offset_give_the_file_and_not_a_byte_more() {
     for block_size in [4096, 1024] {
         let Some(World { _dir, tree, volume }) = world(block_size) else { return };
