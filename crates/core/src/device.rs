@@ -49,6 +49,17 @@ pub trait Device {
         Err(Error::ReadOnly)
     }
 
+    /// The bytes `[at, at + len)` where they are stored: a record of metadata, which a few loads read. It lies in one page.
+    ///
+    /// # Errors
+    /// As [`Device::direct_access`]; [`Error::Invalid`] for what lies in several pages, if the device does not show them at once.
+    #[inline]
+    fn bytes(&self, at: u64, len: usize) -> Result<Region<'_>, Error> {
+        let pages = Error::Invalid("a record in more than one page");
+        let (page, within) = in_one_page(at, len).ok_or(pages)?;
+        self.direct_access(page, 1)?.part(within, len).ok_or(pages)
+    }
+
     /// Copies the bytes at `at` into `to`, all of them. For small things such as records of metadata, and for the
     /// cached path.
     ///
@@ -56,13 +67,10 @@ pub trait Device {
     /// As [`Device::direct_access`]; then `to` may be partly filled.
     #[inline]
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
-        if let Some((page, within)) = in_one_page(at, to.len()) {
-            let region = self.direct_access(page, 1)?;
-            if region.read(within, to) == to.len() {
-                return Ok(());
-            }
+        match self.bytes(at, to.len()) {
+            Ok(bytes) if bytes.read(0, to) == to.len() => Ok(()),
+            _ => read_pages(self, at, to),
         }
-        read_pages(self, at, to)
     }
 
     /// Copies `from` to the bytes at `at`, all of them.
@@ -138,6 +146,9 @@ impl<D: Device + ?Sized> Device for &D {
     fn direct_access_mut(&self, first: PageNo, count: u64) -> Result<RegionMut<'_>, Error> {
         (**self).direct_access_mut(first, count)
     }
+    fn bytes(&self, at: u64, len: usize) -> Result<Region<'_>, Error> {
+        (**self).bytes(at, len)
+    }
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
         (**self).read(at, to)
     }
@@ -206,8 +217,12 @@ fn read_pages<D: Device + ?Sized>(device: &D, at: u64, to: &mut [u8]) -> Result<
 }
 
 /// [`Device::write`] of any length.
+/// [`Device::write`], page by page: for a device that has a faster way for what is mapped.
+///
+/// # Errors
+/// As [`Device::write`].
 #[inline(never)]
-fn write_pages<D: Device + ?Sized>(device: &D, at: u64, from: &[u8]) -> Result<(), Error> {
+pub fn write_pages<D: Device + ?Sized>(device: &D, at: u64, from: &[u8]) -> Result<(), Error> {
     let mut done = 0;
     while done < from.len() {
         let (region, within) = stretch(device.pages(), at, done, from.len(), |p, n| device.direct_access_mut(p, n))?;

@@ -7,8 +7,7 @@ use crate::inode::{Inode, InodeNo, Kind, Node, SetAttributes, encode_time};
 use crate::intent::{Intent, each_change};
 use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawGroup, RawInode, RawSuper};
 use crate::state::State;
-use xip_core::page::PAGE_BYTES;
-use xip_core::{Device, Env, LockId, PAGE_SIZE, PageNo};
+use xip_core::{Device, Env, LockId, PAGE_SIZE};
 
 /// An ext2 file system on a device. All methods take `&self`; whoever shares a volume between threads gives it an
 /// [`Env`] with real locks.
@@ -288,12 +287,11 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// `N` bytes at a byte address: a few fields, or an inode.
     #[inline(always)]
     pub(crate) fn load<const N: usize>(&self, at: u64) -> Result<[u8; N], Error> {
-        // From where they are, if they are in one page.
-        if self.in_place {
-            let region = self.device.direct_access(PageNo(at / PAGE_BYTES), 1)?;
-            if let Some(bytes) = region.array((at % PAGE_BYTES) as usize) {
-                return Ok(bytes);
-            }
+        // From where they are, if they are in memory.
+        if let Ok(bytes) = self.device.bytes(at, N)
+            && let Some(bytes) = bytes.array(0)
+        {
+            return Ok(bytes);
         }
         let mut bytes = [0; N];
         self.device.read(at, &mut bytes)?;

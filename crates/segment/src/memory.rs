@@ -100,6 +100,20 @@ impl Map {
         Some(unsafe { RegionMut::new(self.start.add(from), len) })
     }
 
+    /// The part `[at, at + len)`, `None` where not all of it is mapped.
+    #[inline(always)]
+    pub(crate) fn bytes(&self, at: u64, len: usize) -> Option<Region<'_>> {
+        let from = usize::try_from(at).ok()?;
+        (from <= self.len && len <= self.len - from).then(|| self.region(from, len))
+    }
+
+    /// As [`Map::bytes`], for writing; `None` also where the map is read-only.
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&self, at: u64, len: usize) -> Option<RegionMut<'_>> {
+        let from = usize::try_from(at).ok()?;
+        if from <= self.len && len <= self.len - from { self.region_mut(from, len) } else { None }
+    }
+
     /// Advice on `[from, from + len)`, clipped to what is mapped; whole pages.
     pub(crate) fn advise(&self, from: usize, len: usize, advice: Advise) -> Result<()> {
         let from = from.min(self.len) & !(PAGE_SIZE - 1);
