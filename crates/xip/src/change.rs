@@ -2,16 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::held::Held;
+use crate::held::{Held, Hold};
 use crate::metadata::timestamp;
 use crate::options::OpenOptions;
 use crate::path::{self, End, Place};
-use crate::volume::{Volume, owner, stopped};
+use crate::volume::{Volume, stopped};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
-use xip_ext2::{Error as VolumeError, NewInode, NewKind, Rename, SetAttributes};
+use xip_ext2::{Error as VolumeError, InodeNo, NewInode, NewKind, Rename, SetAttributes};
 
 impl Volume {
     /// Opens a file to be written: made where there is none, else cut to nothing.
@@ -100,7 +100,7 @@ impl Volume {
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
         self.named(path.as_ref(), |place, directory| match (place.slash, place.found) {
             (true, Some((_, kind))) if kind != xip_ext2::Kind::Directory => Err(VolumeError::NotDirectory),
-            _ => self.inodes().unlink(directory.ino(), &place.name),
+            _ => self.inodes().unlink(directory, &place.name),
         })
     }
 
@@ -109,7 +109,7 @@ impl Volume {
     /// # Errors
     /// The path leads nowhere, or not to a directory, or to one with entries; the volume is only read.
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.named(path.as_ref(), |place, directory| self.inodes().rmdir(directory.ino(), &place.name))
+        self.named(path.as_ref(), |place, directory| self.inodes().rmdir(directory, &place.name))
     }
 
     /// Removes a directory with everything in it. Symbolic links are removed, not followed, also when they come meanwhile.
@@ -119,7 +119,7 @@ impl Volume {
     pub fn remove_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
         self.named(path.as_ref(), |place, directory| {
             // The directories on the way down, each with the names in it that are left: as deep as any volume may be.
-            let mut way = vec![self.enter(directory.clone(), place.name.to_vec())?];
+            let mut way = vec![self.enter(self.hold(directory), place.name.to_vec())?];
             while let Some(level) = way.last_mut() {
                 match level.names.pop() {
                     Some(name) => match self.inodes().unlink(level.here.ino(), &name) {
@@ -228,11 +228,11 @@ impl Volume {
     }
 
     /// Where a path ends, and its directory held.
-    fn place<'p>(&self, path: &'p Path, end: End) -> Result<(Place<'p>, Held)> {
+    fn place<'p>(&self, path: &'p Path, end: End) -> Result<(Place<'p>, Hold<&Self>)> {
         self.0.check_live().map_err(|source| Error::Path { path: path.into(), source })?;
         let find = || {
             let place = path::locate(&self.0, path.as_os_str().as_bytes(), end)?;
-            let directory = self.hold(place.directory);
+            let directory = Hold::new(self, place.directory);
             Ok((place, directory))
         };
         self.0.steady(find).map_err(|stop| stopped(path, stop))
@@ -243,16 +243,16 @@ impl Volume {
             if place.slash && place.found.is_none() && !matches!(kind, NewKind::Directory) {
                 return Err(VolumeError::NotFound);
             }
-            let (uid, gid) = owner();
+            let (uid, gid) = self.0.owner;
             let new = NewInode { kind, permissions: (mode & 0o7777) as u16, uid, gid };
-            self.inodes().create(directory.ino(), &place.name, &new).map(drop)
+            self.inodes().create(directory, &place.name, &new).map(drop)
         })
     }
 
     /// Does something with a name; the error names the path.
-    fn named(&self, path: &Path, what: impl FnOnce(&Place<'_>, &Held) -> Result<(), VolumeError>) -> Result<()> {
+    fn named(&self, path: &Path, what: impl FnOnce(&Place<'_>, InodeNo) -> Result<(), VolumeError>) -> Result<()> {
         let (place, directory) = self.place(path, End::Name)?;
-        what(&place, &directory).map_err(|source| Error::Path { path: path.into(), source })
+        what(&place, directory.ino()).map_err(|source| Error::Path { path: path.into(), source })
     }
 
     fn moved(&self, from: &Path, to: &Path, how: Rename) -> Result<()> {

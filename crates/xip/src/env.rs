@@ -6,9 +6,10 @@
 
 use crate::dentry::Dentries;
 use crate::pins::Maps;
+use crate::table::Table;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use xip_core::{Dentry, Env, Freed, LockId, Run, Timestamp};
 use xip_ext2::Geometry;
 
@@ -23,8 +24,8 @@ pub(crate) struct Threads {
 #[derive(Debug)]
 struct Locks {
     tree: RwLock<()>,
-    inodes: Table,
-    groups: Table,
+    inodes: Table<RwLock<()>>,
+    groups: Table<RwLock<()>>,
     superblock: RwLock<()>,
     maps: Maps,
 }
@@ -88,31 +89,6 @@ impl Locks {
     }
 }
 
-/// Locks in a chunk.
-const CHUNK: u32 = 1024;
-
-/// Made when the first of its locks is wanted.
-type Chunk = OnceLock<Box<[RwLock<()>]>>;
-
-/// Locks by number, from 0 to a number that is known.
-#[derive(Debug)]
-struct Table(Box<[Chunk]>);
-
-impl Table {
-    fn new(last: u32) -> Self {
-        Self((0..=last / CHUNK).map(|_| OnceLock::new()).collect())
-    }
-
-    /// `None`: the volume has nothing of that number, which whoever asks will see when it looks.
-    #[inline]
-    fn get(&self, number: u32) -> Option<&RwLock<()>> {
-        let chunk = self.0.get((number / CHUNK) as usize)?;
-        let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| RwLock::default()).collect());
-        // An odd factor only changes the order: neighbours, which are often used together, stand in cache lines apart.
-        chunk.get((number.wrapping_mul(633) % CHUNK) as usize)
-    }
-}
-
 /// A lock while it is held.
 pub(crate) enum Guard<'a> {
     /// There is nothing to lock.
@@ -171,19 +147,5 @@ impl Env for Threads {
         if let Some(maps) = self.maps() {
             maps.moved(inode);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_number_has_a_lock_of_its_own_and_what_does_not_exist_has_none() {
-        let table = Table::new(5000);
-        let all: HashSet<_> = (0..=5000).map(|n| std::ptr::from_ref(table.get(n).unwrap())).collect();
-        assert_eq!(all.len(), 5001);
-        assert!(table.get(u32::MAX).is_none());
     }
 }

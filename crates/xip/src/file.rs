@@ -32,7 +32,8 @@ pub use xip_core::mapping::Piece;
 /// It stays what it is when its names go, and its storage is given back with its last close.
 #[derive(Debug)]
 pub struct File {
-    volume: Volume,
+    /// With the volume it is on.
+    held: Held,
     /// As it was when the file was opened. On a volume that can be written the size and all else may have changed.
     inode: Inode,
     in_place: bool,
@@ -40,17 +41,16 @@ pub struct File {
     /// written.
     runs: OnceLock<Runs>,
     /// Only on a volume that can be written; elsewhere a file is opened to be read.
-    live: Option<Box<Live>>,
+    live: Option<Live>,
     /// Held while what moves it is under way, as the kernel does.
     position: Mutex<u64>,
 }
 
-/// What a file has besides on a volume that can be written. It stands apart so that others are opened as fast as before.
+/// What a file has besides on a volume that can be written.
 #[derive(Debug)]
 struct Live {
     access: Access,
     how: Writer,
-    _held: Held,
 }
 
 /// What a file was opened for.
@@ -100,40 +100,27 @@ impl File {
         access: Access,
         how: Writer,
     ) -> std::result::Result<Self, xip_ext2::Error> {
-        let held = volume.is_writable().then(|| volume.hold(ino));
-        Self::open_held(volume, ino, held, access, how)
+        Self::open_held(volume.hold(ino), access, how)
     }
 
-    /// As [`File::open_as`], of one who holds it, where it can be written.
+    /// As [`File::open_as`], of one who holds it.
     #[inline]
-    pub(crate) fn open_held(
-        volume: &Volume,
-        ino: InodeNo,
-        held: Option<Held>,
-        access: Access,
-        how: Writer,
-    ) -> std::result::Result<Self, xip_ext2::Error> {
-        let live = held.map(|held| Box::new(Live { access, how, _held: held }));
-        let inode = volume.0.fs.inode(ino)?;
+    pub(crate) fn open_held(held: Held, access: Access, how: Writer) -> std::result::Result<Self, xip_ext2::Error> {
+        let volume = held.volume();
+        let live = volume.is_writable().then_some(Live { access, how });
+        let inode = volume.0.fs.inode(held.ino())?;
         match inode.kind {
             Kind::Regular => {}
             Kind::Directory => return Err(xip_ext2::Error::IsDirectory),
             _ => return Err(xip_ext2::Error::WrongKind),
         }
-        Ok(Self {
-            volume: volume.clone(),
-            inode,
-            in_place: volume.0.in_place,
-            runs: OnceLock::new(),
-            live,
-            position: Mutex::new(0),
-        })
+        Ok(Self { in_place: volume.0.in_place, held, inode, runs: OnceLock::new(), live, position: Mutex::new(0) })
     }
 
     /// The same file once more, with a position of its own.
     pub(crate) fn again(&self) -> std::result::Result<Self, xip_ext2::Error> {
         let access = self.live.as_ref().map_or(Access { read: true, write: false }, |live| live.access);
-        Self::open_as(&self.volume, self.inode.number, access, self.how())
+        Self::open_as(self.volume(), self.inode.number, access, self.how())
     }
 
     /// What is known of the file.
@@ -165,7 +152,7 @@ impl File {
 
     /// The volume it is on.
     pub fn volume(&self) -> &Volume {
-        &self.volume
+        self.held.volume()
     }
 
     /// Whether it is used in place. When not, [`Volume::in_place`] says why.
@@ -211,7 +198,7 @@ impl File {
         // Runs are known only of a file in place, on a volume that cannot change: no lock, no size to sample, no atime, and
         // opened to be read.
         let first = self.runs.get()?.in_one(PageIndex::of(offset).0, want)?;
-        let region = xip_core::Device::direct_access(self.volume.0.fs.device(), first, want).ok()?;
+        let region = xip_core::Device::direct_access(self.fs().device(), first, want).ok()?;
         region.part(within, to.len())?.read(0, to);
         Some(())
     }
@@ -308,7 +295,7 @@ impl File {
     }
 
     pub(crate) fn check_in_place(&self) -> std::result::Result<(), xip_ext2::Error> {
-        if self.in_place { Ok(()) } else { self.volume.0.fs.in_place() }
+        if self.in_place { Ok(()) } else { self.fs().in_place() }
     }
 
     #[inline]
@@ -339,7 +326,7 @@ impl File {
 
     #[inline]
     fn opened(&self) -> std::result::Result<Opened<'_>, xip_ext2::Error> {
-        if self.in_place && !self.volume.is_writable() {
+        if self.in_place && self.live.is_none() {
             return Ok(Opened::Kept(InPlace::new(self.mapping())));
         }
         Ok(match self.fs().file_again(self.inode.number)? {
@@ -349,7 +336,7 @@ impl File {
     }
 
     fn fs(&self) -> &Fs {
-        &self.volume.0.fs
+        &self.held.volume().0.fs
     }
 }
 

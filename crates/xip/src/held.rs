@@ -1,53 +1,75 @@
 //! Who holds an inode, and walks that see only inodes that are there; the books are kept in `opens`.
 
 use crate::opens::Opens;
-use crate::volume::Inner;
+use crate::volume::{Inner, Volume};
+use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 use xip_ext2::InodeNo;
 
 /// An inode that is in use: as long as this exists its number stays that of the same file, whatever happens to its
 /// names. On a volume that cannot change, that is so anyway.
-pub struct Held {
-    inner: Arc<Inner>,
-    ino: InodeNo,
-}
+#[derive(Clone)]
+pub struct Held(Hold<Volume>);
 
 impl Held {
-    #[inline(never)]
-    pub(crate) fn new(inner: &Arc<Inner>, ino: InodeNo) -> Self {
-        if let Some(opens) = &inner.opens {
-            opens.hold(ino);
-        }
-        Self { inner: inner.clone(), ino }
+    #[inline]
+    pub(crate) fn new(volume: &Volume, ino: InodeNo) -> Self {
+        Self(Hold::new(volume.clone(), ino))
     }
 
     /// Its number.
     pub fn ino(&self) -> InodeNo {
-        self.ino
+        self.0.ino
     }
-}
 
-impl Clone for Held {
-    fn clone(&self) -> Self {
-        Self::new(&self.inner, self.ino)
-    }
-}
-
-impl Drop for Held {
-    #[inline(never)]
-    fn drop(&mut self) {
-        if let Some(opens) = &self.inner.opens
-            && opens.let_go(self.ino)
-        {
-            self.inner.give_back(opens, self.ino);
-        }
+    #[inline]
+    pub(crate) fn volume(&self) -> &Volume {
+        &self.0.volume
     }
 }
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Held").field(&self.ino.0).finish()
+        f.debug_tuple("Held").field(&self.0.ino.0).finish()
+    }
+}
+
+/// As [`Held`], by one who has the volume, or a reference to it: for as long as a call lasts.
+pub(crate) struct Hold<V: Borrow<Volume>> {
+    volume: V,
+    ino: InodeNo,
+}
+
+impl<V: Borrow<Volume>> Hold<V> {
+    #[inline]
+    pub(crate) fn new(volume: V, ino: InodeNo) -> Self {
+        if let Some(opens) = &volume.borrow().0.opens {
+            opens.hold(ino);
+        }
+        Self { volume, ino }
+    }
+
+    #[inline]
+    pub(crate) fn ino(&self) -> InodeNo {
+        self.ino
+    }
+}
+
+impl<V: Borrow<Volume> + Clone> Clone for Hold<V> {
+    fn clone(&self) -> Self {
+        Self::new(self.volume.clone(), self.ino)
+    }
+}
+
+impl<V: Borrow<Volume>> Drop for Hold<V> {
+    #[inline]
+    fn drop(&mut self) {
+        let inner = &self.volume.borrow().0;
+        if let Some(opens) = &inner.opens
+            && opens.let_go(self.ino)
+        {
+            inner.give_back(opens, self.ino);
+        }
     }
 }
 
@@ -63,6 +85,7 @@ impl Inner {
 
     /// The call that ended the file has succeeded: if this fails, the file is gone and its storage is leaked, which the next
     /// opening mends.
+    #[inline(never)]
     fn give_back(&self, opens: &Opens, ino: InodeNo) {
         if self.fs.release(ino).is_err() {
             opens.leak();

@@ -119,6 +119,7 @@ mod pins;
 mod send;
 mod storage;
 mod sync;
+mod table;
 mod volume;
 
 pub use dir::{DirEntry, ReadDir};

@@ -8,50 +8,22 @@
 //! went is done again ([`Opens::steady`]). Once a walk has been overtaken a few times, it makes those who would give back
 //! wait.
 //!
-//! Lock order: `calm`, then one shard. The locks of the volume are not taken under either.
+//! An inode goes in this order: it is counted, then its state is changed. A walk that held it before the state was changed keeps it;
+//! one that held it after sees the count. The locks of the volume are not taken under `calm`.
 
-use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, RwLock};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, PoisonError, RwLock};
+use crate::table::Table;
 use xip_ext2::InodeNo;
 
-const SHARDS: usize = 64;
 /// How often a walk is overtaken before it makes others wait.
 pub(crate) const PATIENCE: u32 = 8;
 
-/// Hashes a number of an inode. Only the volume gives them out, and no more than it has: nobody can choose them to meet.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u32(byte.into());
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // 2^64 by the golden ratio: the table takes the upper bits and the lower ones.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 32;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type Shard = HashMap<u32, Open, BuildHasherDefault<Spread>>;
-
-#[derive(Default)]
-struct Open {
-    holders: u64,
-    /// Its last name is gone.
-    nameless: bool,
-}
+/// Its last name is gone, but it is held. Below this bit of a state is how often.
+const NAMELESS: u32 = 1 << 31;
 
 pub(crate) struct Opens {
-    shards: [Mutex<Shard>; SHARDS],
+    /// Of each inode; 0 for one that nobody holds.
+    states: Table<AtomicU32>,
     /// Inodes that were given back.
     gone: AtomicU64,
     /// Held, shared, while it is decided that an inode goes.
@@ -61,9 +33,10 @@ pub(crate) struct Opens {
 }
 
 impl Opens {
-    pub(crate) fn new() -> Self {
+    /// For a volume of so many inodes.
+    pub(crate) fn new(inodes: u32) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
+            states: Table::new(inodes),
             gone: AtomicU64::new(0),
             calm: RwLock::new(()),
             leaked: AtomicBool::new(false),
@@ -79,42 +52,44 @@ impl Opens {
         self.leaked.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, ino: InodeNo) -> MutexGuard<'_, Shard> {
-        self.shards[ino.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+    #[inline]
     pub(crate) fn hold(&self, ino: InodeNo) {
-        self.shard(ino).entry(ino.0).or_default().holders += 1;
+        if let Some(state) = self.states.get(ino.0) {
+            state.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Whether the caller is to give the inode back.
+    #[inline]
     pub(crate) fn let_go(&self, ino: InodeNo) -> bool {
-        let _calm = self.calm.read().unwrap_or_else(PoisonError::into_inner);
-        let mut shard = self.shard(ino);
-        let Some(open) = shard.get_mut(&ino.0) else { return false };
-        open.holders -= 1;
-        if open.holders > 0 {
-            return false;
-        }
-        let nameless = open.nameless;
-        shard.remove(&ino.0);
-        if nameless {
-            self.gone.fetch_add(1, Ordering::AcqRel);
-        }
-        nameless
+        self.change(ino, |state| match state {
+            // The last.
+            _ if state == NAMELESS | 1 => (0, true),
+            _ => (state.saturating_sub(1), false),
+        })
     }
 
     /// Whether the caller is to give back an inode that has just lost its last name.
+    #[inline]
     pub(crate) fn lost_name(&self, ino: InodeNo) -> bool {
-        let _calm = self.calm.read().unwrap_or_else(PoisonError::into_inner);
-        match self.shard(ino).get_mut(&ino.0) {
-            Some(open) => {
-                open.nameless = true;
-                false
-            }
-            None => {
+        self.change(ino, |state| if state == 0 { (0, true) } else { (state | NAMELESS, false) })
+    }
+
+    /// Changes the state of an inode to what `next` says, and whether the inode goes with that.
+    #[inline]
+    fn change(&self, ino: InodeNo, next: impl Fn(u32) -> (u32, bool)) -> bool {
+        let Some(place) = self.states.get(ino.0) else { return false };
+        let mut calm = None;
+        let mut state = place.load(Ordering::Acquire);
+        loop {
+            let (new, goes) = next(state);
+            if goes && calm.is_none() {
+                calm = Some(self.calm.read().unwrap_or_else(PoisonError::into_inner));
                 self.gone.fetch_add(1, Ordering::AcqRel);
-                true
+            }
+            match place.compare_exchange(state, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return goes,
+                Err(now) => state = now,
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, File};
-use crate::held::Held;
+use crate::held::Hold;
 use crate::path::{self, End};
-use crate::volume::{Volume, owner, stopped};
+use crate::volume::{Volume, stopped};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use xip_core::ops::{Durable, Writer};
@@ -120,7 +120,7 @@ impl OpenOptions {
         self
     }
 
-    /// Owner and group of a new file; else those of the program. A directory with set-group-id gives its group all the same.
+    /// Owner and group of a new file; else those that the program had when it opened the volume. A directory with set-group-id gives its group all the same.
     pub fn owner(&mut self, uid: u32, gid: u32) -> &mut Self {
         self.owner = Some((uid, gid));
         self
@@ -155,18 +155,18 @@ impl OpenOptions {
         for _ in 0..1000 {
             let find = || {
                 let place = path::locate(&volume.0, path.as_os_str().as_bytes(), end)?;
-                let held = volume.hold(place.directory);
-                let found = place.found.map(|(ino, kind)| (volume.hold(ino), kind));
-                Ok((place, held, found))
+                let directory = Hold::new(volume, place.directory);
+                let found = place.found.map(|(ino, _)| Hold::new(volume, ino));
+                Ok((place, directory, found))
             };
             let (place, directory, found) = volume.0.steady(find).map_err(|stop| stopped(path, stop))?;
             match found {
                 Some(_) if self.create_new => return Err(named(xip_ext2::Error::Exists)),
-                Some((held, _)) => return self.opened(volume, held.ino()).map_err(named),
+                Some(held) => return self.opened(volume, held.ino()).map_err(named),
                 None if place.slash => return Err(named(xip_ext2::Error::IsDirectory)),
                 None => {}
             }
-            match self.make(volume, &directory, &place.name) {
+            match self.make(volume, directory.ino(), &place.name) {
                 // Someone was faster, and it is theirs that is opened.
                 Err(xip_ext2::Error::Exists) if !self.create_new => {}
                 made => return made.map_err(named),
@@ -181,13 +181,13 @@ impl OpenOptions {
         Ok(self.opened(volume, ino)?)
     }
 
-    fn make(&self, volume: &Volume, directory: &Held, name: &[u8]) -> Result<File, xip_ext2::Error> {
-        let (uid, gid) = self.owner.unwrap_or_else(owner);
+    fn make(&self, volume: &Volume, directory: InodeNo, name: &[u8]) -> Result<File, xip_ext2::Error> {
+        let (uid, gid) = self.owner.unwrap_or(volume.0.owner);
         // The lower 12 bits fit.
         let permissions = (self.mode & 0o7777) as u16;
         let new = NewInode { kind: NewKind::Regular, permissions, uid, gid };
-        let held = volume.inodes().create_masked(directory.ino(), name, &new, self.umask)?;
-        File::open_held(volume, held.ino(), Some(held), self.access(), self.writer())
+        let held = volume.inodes().create_masked(directory, name, &new, self.umask)?;
+        File::open_held(held, self.access(), self.writer())
     }
 
     /// Of one who holds it.

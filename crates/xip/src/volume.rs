@@ -4,7 +4,7 @@ use crate::dir::ReadDir;
 use crate::env::Threads;
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::held::Held;
+use crate::held::{Held, Hold};
 use crate::inodes::Inodes;
 use crate::metadata::Metadata;
 use crate::opens::Opens;
@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) in_place: bool,
     /// Only of a volume that can be written.
     pub(crate) opens: Option<Box<Opens>>,
+    /// Whose new files are: the program's, as it was when it opened the volume.
+    pub(crate) owner: (u32, u32),
 }
 
 impl Inner {
@@ -171,12 +173,12 @@ impl Volume {
         if let Some(reason) = fs.read_only() {
             return Err(xip_ext2::Error::ReadOnly { reason }.into());
         }
-        Ok(Self::new(fs, Some(Box::new(Opens::new()))))
+        Ok(Self::new(fs, Some(Box::new(Opens::new(geometry.inodes)))))
     }
 
     fn new(fs: Fs, opens: Option<Box<Opens>>) -> Self {
         let in_place = fs.in_place().is_ok();
-        Self(Arc::new(Inner { fs, in_place, opens }))
+        Self(Arc::new(Inner { fs, in_place, opens, owner: owner() }))
     }
 
     /// Whether it was opened to be written.
@@ -346,13 +348,13 @@ impl Volume {
         follow: bool,
         what: impl FnOnce(InodeNo) -> std::result::Result<T, xip_ext2::Error>,
     ) -> Result<T> {
-        let find = || path::resolve(&self.0, path.as_os_str().as_bytes(), follow).map(|(ino, _)| self.hold(ino));
+        let find = || path::resolve(&self.0, path.as_os_str().as_bytes(), follow).map(|(ino, _)| Hold::new(self, ino));
         let held = self.0.steady(find).map_err(|stop| stopped(path, stop))?;
         what(held.ino()).map_err(|source| Error::Path { path: path.into(), source })
     }
 
     pub(crate) fn hold(&self, ino: InodeNo) -> Held {
-        Held::new(&self.0, ino)
+        Held::new(self, ino)
     }
 }
 
@@ -364,8 +366,8 @@ pub(crate) fn stopped(path: &Path, stop: path::Stop) -> Error {
     }
 }
 
-/// Whose new files are: the program's.
-pub(crate) fn owner() -> (u32, u32) {
+/// Whose the program is.
+fn owner() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 

@@ -8,10 +8,13 @@ mod opens;
 #[allow(dead_code)]
 #[path = "../src/pins.rs"]
 mod pins;
+#[allow(dead_code)]
+#[path = "../src/table.rs"]
+mod table;
 
 /// What `opens` and `pins` take their locks from.
 mod sync {
-    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::PoisonError;
 }
@@ -274,7 +277,7 @@ fn books(careful: bool) {
         }
     }
     let world = Arc::new(World {
-        opens: Opens::new(),
+        opens: Opens::new(3),
         table: Mutex::new([Some(100), None, None]),
         name: Mutex::new(Some(0)),
         careful,

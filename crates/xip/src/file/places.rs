@@ -15,7 +15,7 @@ impl File {
     /// storage may become another file's.
     pub fn piece(&self, offset: u64, len: usize) -> Result<Option<Piece<'_>>> {
         self.check_in_place()?;
-        if self.volume.is_writable() {
+        if self.live.is_some() {
             let what = "storage of a volume that can be written is not lent, as it may become another file's; read it";
             return Err(xip_ext2::Error::Unsupported(what).into());
         }
@@ -27,8 +27,7 @@ impl File {
         let (within, want) = span(offset, len);
         Ok(Some(match self.mapping().get_xip_pages(PageIndex::of(offset), want, Create::No)? {
             Extent::Storage(run) => {
-                let region =
-                    xip_core::Device::direct_access(self.volume.0.fs.device(), run.first, run.count.min(want))?;
+                let region = xip_core::Device::direct_access(self.fs().device(), run.first, run.count.min(want))?;
                 let len = len.min(region.len().saturating_sub(within));
                 let lost = xip_core::Error::Lost { index: PageIndex::of(offset) };
                 Piece::Storage(region.part(within, len).ok_or(lost)?)
@@ -160,7 +159,7 @@ impl File {
     /// the volume has blocks.
     fn count(&self, stored: &mut u64, pages: u64) -> Result<()> {
         *stored = stored.saturating_add(pages);
-        if *stored > self.volume.geometry().blocks.into() {
+        if *stored > self.volume().geometry().blocks.into() {
             let what = "more pages in storage than the volume has";
             return Err(xip_ext2::Error::Corrupt { what, inode: self.inode.number.0, at: *stored }.into());
         }

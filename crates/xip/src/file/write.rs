@@ -115,7 +115,7 @@ impl File {
     /// # Errors
     /// As [`File::set_permissions`].
     pub fn set_owner(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
-        Ok(self.volume.inodes().set_owner(self.ino(), uid, gid)?)
+        Ok(self.volume().inodes().set_owner(self.ino(), uid, gid)?)
     }
 
     /// Sets when it was last read and last changed; `None` stays.
@@ -131,7 +131,7 @@ impl File {
     /// # Errors
     /// As [`File::set_permissions`].
     pub fn set_attributes(&self, change: &SetAttributes) -> Result<()> {
-        Ok(self.volume.inodes().set_attributes(self.ino(), change)?)
+        Ok(self.volume().inodes().set_attributes(self.ino(), change)?)
     }
 
     /// The extended attribute `name`, such as `user.origin`; `None` when the file has no such attribute.
@@ -139,7 +139,7 @@ impl File {
     /// # Errors
     /// The attributes are damaged.
     pub fn xattr(&self, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>> {
-        Ok(self.volume.inodes().xattr(self.ino(), name.as_ref().as_bytes())?)
+        Ok(self.volume().inodes().xattr(self.ino(), name.as_ref().as_bytes())?)
     }
 
     /// The names of the extended attributes.
@@ -147,7 +147,7 @@ impl File {
     /// # Errors
     /// The attributes are damaged.
     pub fn xattrs(&self) -> Result<Vec<OsString>> {
-        Ok(self.volume.inodes().xattrs(self.ino())?)
+        Ok(self.volume().inodes().xattrs(self.ino())?)
     }
 
     /// Sets the extended attribute `name`.
@@ -155,7 +155,7 @@ impl File {
     /// # Errors
     /// As [`Volume::set_xattr`].
     pub fn set_xattr(&self, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>) -> Result<()> {
-        Ok(self.volume.inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), Some(value.as_ref()))?)
+        Ok(self.volume().inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), Some(value.as_ref()))?)
     }
 
     /// Takes the extended attribute `name` away.
@@ -163,6 +163,6 @@ impl File {
     /// # Errors
     /// As [`Volume::remove_xattr`].
     pub fn remove_xattr(&self, name: impl AsRef<OsStr>) -> Result<()> {
-        Ok(self.volume.inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), None)?)
+        Ok(self.volume().inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), None)?)
     }
 }
