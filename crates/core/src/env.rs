@@ -92,7 +92,7 @@ pub trait Env {
         let _ = (directory, name, what);
     }
 
-    /// Told that it is no longer known what a name leads to: before two names change at once, and when a change has failed. The
+    /// Told that it is no longer known what a name leads to: before it changes at once with another, and when a change has failed. The
     /// directory is locked exclusively.
     fn forget(&self, directory: u32, name: &[u8]) {
         let _ = (directory, name);

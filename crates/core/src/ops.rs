@@ -115,10 +115,19 @@ pub fn write<F: Pages>(file: &F, offset: u64, from: &[u8], how: &Writer) -> Resu
 ///
 /// # Errors
 /// As [`write`], and `EINVAL` for more than 1024 segments or a total over `isize::MAX`.
+#[inline]
 pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> Result<usize, F::Error> {
+    Ok(writev_ending(file, offset, from, how)?.0)
+}
+
+/// As [`writev`], and where in the file it ended: what only the operation itself knows of a file that is appended to.
+///
+/// # Errors
+/// As [`writev`].
+pub fn writev_ending<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> Result<(usize, u64), F::Error> {
     let total = check_segments(from.len(), from.iter().map(|s| s.len()))?;
     if total == 0 {
-        return Ok(0);
+        return Ok((0, offset));
     }
     let _guard = file.exclusive();
     let old_size = file.size()?;
@@ -165,7 +174,7 @@ pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> 
         _ => {}
     }
     finish(file, how)?;
-    Ok(done)
+    Ok((done, end))
 }
 
 /// The end of every operation that changes bytes: what its caller, and persistent storage, ask to be durable.

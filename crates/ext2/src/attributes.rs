@@ -63,7 +63,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         change: &SetAttributes,
     ) -> Result<(), Error> {
         let node = self.node(number)?;
-        let mut raw = node.raw;
+        let old_raw = self.raw_inode_at(node.at)?;
+        let mut raw = old_raw;
         let (mut area, mut block) = ([0; 4096], [0; 4096]);
         let (area_at, area_len) = self.read_area(&node, &mut area)?;
         let old = self.read_block(&node, &mut block)?;
@@ -86,7 +87,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         change.apply(&mut raw, self.env.now());
         let mut intent = Intent::new();
-        intent.inode(node.at, &node.raw, &raw)?;
+        intent.inode(node.at, &old_raw, &raw)?;
         intent.change(area_at, &old_area[..area_len], area)?;
         let applied = self.apply(self.fence()?, &mut intent);
         if let Some(new) = new {
@@ -126,14 +127,14 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Reads what the inode holds of attributes: where it stands, and how long it is.
     fn read_area(&self, node: &Node, to: &mut [u8; 4096]) -> Result<(u64, usize), Error> {
-        let (at, len) = self.attribute_area(node);
+        let (at, len) = self.attribute_area(node)?;
         self.device.read(at, &mut to[..len])?;
         Ok((at, len))
     }
 
     /// Reads the block of attributes, if there is one: its number.
     fn read_block(&self, node: &Node, to: &mut [u8; 4096]) -> Result<Option<u32>, Error> {
-        let block = node.raw.attribute_block();
+        let block = self.attribute_block(node)?;
         if block == 0 {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! The blocks of a directory on a volume. What the bytes mean is known to `dir`.
 
 use crate::blockmap::Prepared;
-use crate::dir::{DirBlocks, DirEntry, Listing, Order};
+use crate::dir::{DirBlocks, DirEntry, Listing, Order, Store};
 use crate::error::Error;
 use crate::file::Blocks;
 use crate::geometry::feature;
@@ -67,7 +67,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// A directory that names are added to: one that was removed, and is only still open, takes none.
     pub(crate) fn live_directory(&self, node: &Node) -> Result<Directory<'_, D, E>, Error> {
         let directory = self.directory_of(node)?;
-        if node.raw.links() == 0 { Err(Error::NotFound) } else { Ok(directory) }
+        if node.links == 0 { Err(Error::NotFound) } else { Ok(directory) }
     }
 
     #[inline]
@@ -86,7 +86,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             last: Cell::new((u32::MAX, 0)),
             blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
             replaced: false,
-            indexed: inode.raw.flags() & FLAG_INDEX != 0 && self.geometry.compat & feature::COMPAT_DIR_INDEX != 0,
+            indexed: inode.flags & FLAG_INDEX != 0 && self.geometry.compat & feature::COMPAT_DIR_INDEX != 0,
         })
     }
 }
@@ -195,6 +195,9 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         new.set_flags(if indexed { raw.flags() | FLAG_INDEX } else { raw.flags() & !FLAG_INDEX });
         let mut intent = Intent::new();
         let mut old = [0; MOST];
+        for &(n, _) in changed {
+            volume.forget_place(self.map.number, n);
+        }
         let made = self.prepare(changed, &mut new, &mut intent, &mut old)?;
         intent.inode(self.map.at, &raw, &new)?;
         let applied = volume.apply(volume.fence()?, &mut intent);
@@ -209,6 +212,13 @@ impl<D: Device, E: Env> DirBlocks for Directory<'_, D, E> {
         for block in old.into_iter().filter(|&block| block != 0) {
             volume.free_blocks(block, 1)?;
         }
+        Ok(())
+    }
+
+    fn merge(&mut self, n: u32, store: &Store) -> Result<(), Error> {
+        self.map.volume.forget_place(self.map.number, n);
+        self.publish(n, store.at, store.bytes())?;
+        self.map.volume.fence()?;
         Ok(())
     }
 

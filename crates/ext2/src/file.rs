@@ -32,26 +32,39 @@ pub enum File<'v, D, E> {
     Cached(Cached<Blocks<'v, D, E>>),
 }
 
+/// An inode, and where it stands: on one volume always the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Handle {
+    number: InodeNo,
+    at: u64,
+}
+
 impl<D: Device, E: Env> Volume<D, E> {
     /// Opens a regular file: in place when [`Volume::in_place`] holds, else cached.
     ///
     /// # Errors
     /// [`Error::IsDirectory`], [`Error::WrongKind`]; as [`Volume::inode`].
     pub fn file(&self, number: InodeNo) -> Result<File<'_, D, E>, Error> {
-        self.opened(self.regular(number, Goal::default())?)
+        Ok(self.opened(self.regular(number, Goal::default())?))
     }
 
-    /// As [`Volume::file`], for one who had it from there or has seen that it is a regular file, and has kept it in use
-    /// since.
+    /// Where an inode stands, for one who opens a file often: [`Volume::file_again`].
     ///
     /// # Errors
     /// There is no such number.
-    pub fn file_again(&self, number: InodeNo) -> Result<File<'_, D, E>, Error> {
-        self.opened(self.blocks(number, self.inode_at(number)?))
+    pub fn handle(&self, number: InodeNo) -> Result<Handle, Error> {
+        Ok(Handle { number, at: self.inode_at(number)? })
     }
 
-    fn opened<'v>(&'v self, blocks: Blocks<'v, D, E>) -> Result<File<'v, D, E>, Error> {
-        Ok(if self.in_place { File::InPlace(InPlace::new(blocks)) } else { File::Cached(Cached::new(blocks)) })
+    /// As [`Volume::file`], for one who has seen that it is a regular file, and has kept it in use since.
+    #[inline]
+    pub fn file_again(&self, Handle { number, at }: Handle) -> File<'_, D, E> {
+        self.opened(self.blocks(number, at))
+    }
+
+    #[inline]
+    fn opened<'v>(&'v self, blocks: Blocks<'v, D, E>) -> File<'v, D, E> {
+        if self.in_place { File::InPlace(InPlace::new(blocks)) } else { File::Cached(Cached::new(blocks)) }
     }
 
     /// Opens a regular file in place, and new blocks of it will stand at `goal`.

@@ -59,7 +59,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         let parent = self.node(parent)?;
         let mut new = *new;
         if parent.permissions() & SET_GID != 0 {
-            new.gid = parent.gid();
+            let raw = self.raw_inode_at(parent.at)?;
+            new.gid = u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low());
             if matches!(new.kind, NewKind::Directory) {
                 new.permissions |= SET_GID;
             }
@@ -114,9 +115,9 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Whether an inode may have attributes: most have none, and that is cheap to see.
     pub(crate) fn has_attributes(&self, node: &Node) -> Result<bool, Error> {
-        let (at, len) = self.attribute_area(node);
+        let (at, len) = self.attribute_area(node)?;
         let first: [u8; 4] = if len >= 4 { self.load(at)? } else { [0; 4] };
-        Ok(first != [0; 4] || node.raw.attribute_block() != 0)
+        Ok(first != [0; 4] || self.attribute_block(node)? != 0)
     }
 
     /// New permission bits for a file that has attributes, by one who has its lock: if one of them is its ACL, that becomes one

@@ -1,7 +1,7 @@
 //! What a file is: its inode, checked.
 
 use crate::error::Error;
-use crate::raw::{INODE_BASE, RawInode};
+use crate::raw::{INODE_BASE, INODE_HEAD, RawInode};
 use xip_core::Timestamp;
 
 /// The number of an inode.
@@ -124,6 +124,7 @@ const FLAGS_FOREIGN: u32 = 0x0008_0000 | 0x1000_0000 | 0x800;
 
 impl Inode {
     /// The kind of an inode that is in use, by its first 28 bytes.
+    #[inline]
     pub(crate) fn kind_of(raw: &RawInode, number: InodeNo) -> Result<Kind, Error> {
         // Without names it is in use until it is released, which sets the time of its deletion.
         if raw.links() == 0 && (raw.mode() == 0 || raw.dtime() != 0) {
@@ -192,33 +193,39 @@ fn kind_and_size(raw: &RawInode, number: InodeNo, largest: u64) -> Result<(Kind,
     Ok((kind, size))
 }
 
-/// An inode for those who change it: checked as [`Inode`], and not decoded, since an operation wants few of its fields. It is read
-/// once, by one who has its lock, and then handed on.
+/// An inode for those who change it: checked as [`Inode`], with the few of its fields that most operations want. It is read once,
+/// by one who has its lock, and then handed on.
 #[derive(Clone, Copy)]
 pub(crate) struct Node {
     pub(crate) number: InodeNo,
     /// Byte address.
     pub(crate) at: u64,
-    pub(crate) raw: RawInode,
     pub(crate) kind: Kind,
     pub(crate) size: u64,
+    pub(crate) mode: u16,
+    pub(crate) links: u16,
+    pub(crate) flags: u32,
 }
 
 impl Node {
     #[inline(always)]
-    pub(crate) fn check(raw: RawInode, number: InodeNo, at: u64, largest: u64) -> Result<Self, Error> {
+    pub(crate) fn check(
+        head: [u8; INODE_HEAD],
+        size_high: [u8; 4],
+        number: InodeNo,
+        at: u64,
+        largest: u64,
+    ) -> Result<Self, Error> {
+        let mut raw = RawInode::default();
+        raw.0[..INODE_HEAD].copy_from_slice(&head);
+        raw.set_size_high(u32::from_le_bytes(size_high));
         let (kind, size) = kind_and_size(&raw, number, largest)?;
-        Ok(Self { number, at, raw, kind, size })
+        Ok(Self { number, at, kind, size, mode: raw.mode(), links: raw.links(), flags: raw.flags() })
     }
 
     /// Permission bits, with set-id and sticky.
     pub(crate) fn permissions(&self) -> u16 {
-        self.raw.mode() & 0o7777
-    }
-
-    /// Group.
-    pub(crate) fn gid(&self) -> u32 {
-        gid(&self.raw)
+        self.mode & 0o7777
     }
 }
 

@@ -57,7 +57,7 @@ mod xattr;
 pub use blockmap::Goal;
 pub use dir::DirEntry;
 pub use error::Error;
-pub use file::{Blocks, File};
+pub use file::{Blocks, File, Handle};
 pub use format::Format;
 pub use geometry::Geometry;
 pub use inode::{Inode, InodeNo, Kind, SetAttributes};

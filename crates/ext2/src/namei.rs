@@ -93,7 +93,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let mut directory = self.live_directory(parent)?;
         let is_directory = matches!(new.kind, NewKind::Directory);
         let room = self.room(&mut directory, name)?;
-        if is_directory && parent.raw.links() >= MAX_LINKS {
+        if is_directory && parent.links >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
         let mut record = self.new_record(new)?;
@@ -124,6 +124,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(error);
         }
         self.remember(&directory, name, number, new.kind.kind(), room.place());
+        self.remember_place(&directory, room.place());
         self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(number)
@@ -143,10 +144,10 @@ impl<D: Device, E: Env> Volume<D, E> {
         if node.kind == Kind::Directory {
             return Err(Error::IsDirectory);
         }
-        if node.raw.links() >= MAX_LINKS {
+        if node.links >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
-        if node.raw.links() == 0 {
+        if node.links == 0 {
             return Err(Error::NotFound);
         }
         let parent = self.node(parent)?;
@@ -163,6 +164,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(error);
         }
         self.remember(&directory, name, number, node.kind, room.place());
+        self.remember_place(&directory, room.place());
         self.stamp(parent.at, true)?;
         self.fence()?;
         Ok(())
@@ -202,6 +204,8 @@ impl<D: Device, E: Env> Volume<D, E> {
             NewKind::Directory => {
                 let kinds = self.geometry.incompat & feature::INCOMPAT_FILETYPE != 0;
                 dir::first_block(&mut block, number.0, parent.0, kinds);
+                // The number may have been another directory's.
+                self.forget_place(number, 0);
                 record.set_size(PAGE_SIZE as u64);
             }
             NewKind::Symlink(target) => block[..target.len()].copy_from_slice(target),

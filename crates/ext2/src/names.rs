@@ -2,8 +2,10 @@
 //! nowhere is not looked for, and one that is known to be somewhere is gone to.
 //!
 //! It is told under the lock of the directory, as the last step of what changes the name, so whoever recalls without that lock sees
-//! the names as they were before the change or as they are after it. Where two names change at once they are forgotten before: nobody
-//! may recall one of them as it was and the other as it is.
+//! the names as they were before the change or as they are after it. Where two names change at once one is forgotten before, and told
+//! after the other: nobody may recall one of them as it was when the other is as it is.
+//!
+//! Where the last change of a block of entries was is remembered too, as a name that no file can have: a search for room begins there.
 
 use crate::dir::{self, Both, DirBlocks, Found, Room};
 use crate::directory::Directory;
@@ -19,10 +21,23 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// [`Error::NotDirectory`], [`Error::NameTooLong`]; [`Error::Corrupt`].
     pub fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
         let _guard = self.env.shared(LockId::Inode(parent.0));
-        Ok(self.find_entry(&self.directory(parent)?, name)?.map(|found| InodeNo(found.inode)))
+        let directory = self.directory(parent)?;
+        dir::check_len(name)?;
+        if let Some(known) = self.recall(&directory, name) {
+            return Ok(known.map(|known| InodeNo(known.inode)));
+        }
+        let found = dir::find(&directory, name)?;
+        match found.map(|found| (found, Kind::from_entry_type(found.kind))) {
+            _ if dir::is_dot(name) => {}
+            None => self.env.remember(parent.0, name, None),
+            Some((found, Some(kind))) => self.remember(&directory, name, InodeNo(found.inode), kind, found.place()),
+            // Only the inode says what it is.
+            Some((_, None)) => {}
+        }
+        Ok(found.map(|found| InodeNo(found.inode)))
     }
 
-    /// As [`Volume::lookup`], and the kind of what is found. The environment is told of it.
+    /// As [`Volume::lookup`], and the kind of what is found.
     ///
     /// # Errors
     /// As [`Volume::lookup`]; [`Error::NotFound`] for a name that leads to an inode that is not in use.
@@ -37,7 +52,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         // Without its own lock: it is in use as long as the name leads to it, and stays of its kind.
         let kind = self.kind_locked(number)?;
         if !dir::is_dot(name) {
-            self.remember(&directory, name, number, kind, (found.block, found.at));
+            self.remember(&directory, name, number, kind, found.place());
         }
         Ok(Some((number, kind)))
     }
@@ -55,9 +70,22 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.env.remember(directory.ino(), name, Some(Dentry { inode: number.0, kind: kind.mode(), at }));
     }
 
-    /// Not of an index: that finds a name about as fast, and is mostly so large that its names are forgotten by then.
     fn recall(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Option<Option<Dentry>> {
-        if directory.indexed() || dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
+        if dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
+    }
+
+    /// Tells the environment where a name has come or gone: that an entry begins there.
+    pub(crate) fn remember_place(&self, directory: &Directory<'_, D, E>, (block, at): (u32, usize)) {
+        if directory.indexed() || directory.is_one_block() {
+            let at = u16::try_from(at).unwrap_or(0);
+            let place = Dentry { inode: directory.ino(), kind: Kind::Directory.mode(), at };
+            self.env.remember(directory.ino(), &place_name(block), Some(place));
+        }
+    }
+
+    /// Entries of a block of this directory are no longer where they were.
+    pub(crate) fn forget_place(&self, directory: InodeNo, block: u32) {
+        self.env.forget(directory.0, &place_name(block));
     }
 
     /// [`dir::find`], with what is remembered.
@@ -80,14 +108,25 @@ impl<D: Device, E: Env> Volume<D, E> {
         dir::check_new_name(name)?;
         match self.recall(directory, name) {
             Some(Some(_)) => return Err(Error::Exists),
-            Some(None) if directory.is_one_block() => {
-                if let Some(room) = dir::first_room(directory, name)? {
+            Some(None) => {
+                if let Some(room) = self.room_for_new(directory, name)? {
                     return Ok(room);
                 }
             }
-            _ => {}
+            None => {}
         }
         dir::room(directory, name)
+    }
+
+    /// Room for a name that is known not to be there, from the last change of its block on.
+    fn room_for_new(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Result<Option<Room>, Error> {
+        let Some(block) = dir::block_of(directory, name)? else { return Ok(None) };
+        let last = self.env.recall(directory.ino(), &place_name(block)).flatten();
+        let from = last.map_or(0, |last| last.at.into());
+        match dir::room_from(directory, block, from, name)? {
+            None if from != 0 => dir::room_from(directory, block, 0, name),
+            room => Ok(room),
+        }
     }
 
     /// [`dir::both`], with what is remembered.
@@ -98,15 +137,18 @@ impl<D: Device, E: Env> Volume<D, E> {
         new: &[u8],
         exchange: bool,
     ) -> Result<Both, Error> {
-        if directory.is_one_block()
-            && let (Some(Some(Dentry { inode, at, .. })), Some(None)) =
-                (self.recall(directory, old), self.recall(directory, new))
-            && at != 0
-            && let Some(found) = dir::find_at(directory, old, inode, at.into())?
-            && let Some(room) = dir::first_room(directory, new)?
+        if self.recall(directory, new) == Some(None)
+            && let Some(found) = self.find_entry(directory, old)?
+            && let Some(room) = self.room_for_new(directory, new)?
         {
             return Ok(Both { old: Some(found), new: None, room: Some(room) });
         }
         dir::both(directory, old, new, exchange)
     }
+}
+
+/// What the place in a block of a directory is remembered as.
+fn place_name(block: u32) -> [u8; 5] {
+    let [a, b, c, d] = block.to_le_bytes();
+    [b'/', a, b, c, d]
 }

@@ -145,6 +145,9 @@ pub(crate) const INODE_DTIME: u64 = 20;
 pub(crate) const INODE_LINKS: u64 = 26;
 pub(crate) const INODE_BLOCKS512: u64 = 28;
 pub(crate) const INODE_GENERATION: u64 = 100;
+pub(crate) const INODE_ATTRIBUTE_BLOCK: u64 = 104;
+/// The bytes with mode, size, links and flags.
+pub(crate) const INODE_HEAD: usize = 36;
 
 impl RawInode {
     /// The size of a regular file or a directory.

@@ -193,7 +193,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             };
             if free.is_none() {
                 let node = self.node(number)?;
-                *free = Some(Part { node, links: node.raw.links() });
+                *free = Some(Part { node, links: node.links });
             }
         }
         let moved = parts.node(source)?.kind;
@@ -201,8 +201,8 @@ impl<D: Device, E: Env> Volume<D, E> {
         let [is_directory, other_is] = [Some(moved), other].map(|kind| kind == Some(Kind::Directory));
         let across = from.0 != to.0;
         let [old_parent, new_parent] = [parts.node(from.0)?, parts.node(to.0)?];
-        let full = [old_parent, new_parent].map(|parent| parent.raw.links() >= MAX_LINKS);
-        if old_parent.raw.links() == 0 || new_parent.raw.links() == 0 {
+        let full = [old_parent, new_parent].map(|parent| parent.links >= MAX_LINKS);
+        if old_parent.links == 0 || new_parent.links == 0 {
             return Err(Error::NotFound);
         }
         let [mut out, mut into] = [self.directory_of(old_parent)?, self.directory_of(new_parent)?];
@@ -234,9 +234,6 @@ impl<D: Device, E: Env> Volume<D, E> {
 
         let mut intent = Intent::new();
         let mut left = None;
-        // The old name has gone with the store that adds the new one; or where its entry is, if its bytes can only be used again
-        // later.
-        let (mut gone, mut hole) = (false, None);
         let kind = moved.entry_type();
         let room = match new {
             Some(new) => {
@@ -248,12 +245,6 @@ impl<D: Device, E: Env> Volume<D, E> {
                     Some(room) => room,
                     None => self.room(&mut into, to.1)?,
                 };
-                if into.replaced
-                    && let Some(part) = parts.0.iter_mut().flatten().find(|part| part.node.number == to.0)
-                {
-                    // It has grown.
-                    part.node.raw = self.raw_inode_at(part.node.at)?;
-                }
                 if into.replaced && !across {
                     out = self.directory(from.0)?;
                     old = dir::find(&out, from.1)?.ok_or(Error::NotFound)?;
@@ -261,28 +252,13 @@ impl<D: Device, E: Env> Volume<D, E> {
                 Some(room)
             }
         };
-        let near = room.filter(|room| !across && old.is_near(room));
         if let Some(room) = room {
-            let (room, store) = match near.and_then(|room| old.replaced_by(&room)) {
-                Some((room, store)) => {
-                    // This takes the old name away, too.
-                    gone = true;
-                    (room, store)
-                }
-                None => (room, room.store(source.0)),
-            };
             dir::put(&mut into, &room, to.1, source.0, kind)?;
-            self.store_entry(&mut intent, &into, room.block, &store)?;
+            self.store_entry(&mut intent, &into, room.block, &room.store(source.0))?;
         }
         match (how, target, other) {
-            _ if gone => {}
             (Rename::Exchange, Some(target), Some(other)) => {
                 self.change_entry(&mut intent, &out, &old, target, other.entry_type())?;
-            }
-            _ if near.is_some() => {
-                // Both change the length of one entry: the bytes are given to the entry before it afterwards.
-                self.store_entry(&mut intent, &out, old.block, &Store::of_inode(old.at, 0))?;
-                hole = Some((old.block, old.at));
             }
             _ => self.store_entry(&mut intent, &out, old.block, &old.removal())?,
         }
@@ -309,31 +285,34 @@ impl<D: Device, E: Env> Volume<D, E> {
             _ => {}
         }
         for part in parts.0.iter().flatten() {
-            intent.links(part.node.at, part.node.raw.links(), part.links)?;
+            intent.links(part.node.at, part.node.links, part.links)?;
         }
-        // Nobody recalls one of the two names as it was and the other as it is.
+        // Nobody recalls one of the two names as it was and the other as it is: this one is unknown until the other is told.
         self.env.forget(from.0.0, from.1);
-        self.env.forget(to.0.0, to.1);
         // This publishes.
-        self.apply(self.fence()?, &mut intent)?;
-        let place = room.map_or_else(|| new.map(|new| (new.block, new.at)), |room| Some(room.place()));
-        self.remember(&into, to.1, source, moved, place.unwrap_or_default());
+        if let Err(error) = self.fence().and_then(|durable| self.apply(durable, &mut intent)) {
+            self.env.forget(to.0.0, to.1);
+            return Err(error);
+        }
+        let place = room.map(|room| room.place()).or(new.map(|new| new.place())).unwrap_or_default();
+        self.remember(&into, to.1, source, moved, place);
         match (how, target, other) {
             (Rename::Exchange, Some(target), Some(other)) => {
-                self.remember(&out, from.1, target, other, (old.block, old.at));
+                self.remember(&out, from.1, target, other, old.place());
             }
-            _ => self.env.remember(from.0.0, from.1, None),
+            _ => {
+                self.env.remember(from.0.0, from.1, None);
+                self.remember_place(&out, old.place());
+                if let Some(room) = room.filter(|room| across || room.block != old.block) {
+                    self.remember_place(&into, room.place());
+                }
+            }
         }
         // Times may be those from before.
         for part in parts.0.iter().flatten() {
             self.stamp(part.node.at, part.node.number == from.0 || part.node.number == to.0)?;
         }
         self.fence()?;
-        if let Some((block, at)) = hole {
-            // Not part of the rename: the bytes of an entry that is free already.
-            dir::absorb(&mut out, block, at)?;
-            self.fence()?;
-        }
         Ok(left)
     }
 

@@ -29,11 +29,12 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Err(corrupt("an empty target"));
         }
         let count = len.min(to.len());
-        if self.is_fast(&node.raw) {
+        let raw = self.raw_inode_at(node.at)?;
+        if self.is_fast(&raw) {
             if len > FAST {
                 return Err(corrupt("a target longer than the inode"));
             }
-            to[..count].copy_from_slice(&node.raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
+            to[..count].copy_from_slice(&raw.0[INODE_BLOCKS..INODE_BLOCKS + count]);
         } else {
             match self.blocks(number, node.at).map(PageIndex(0), 1, Create::No)? {
                 Extent::Storage(run) => {

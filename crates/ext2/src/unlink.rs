@@ -64,7 +64,10 @@ impl<D: Device, E: Env> Volume<D, E> {
     fn remove_entry(&self, directory: &mut Directory<'_, D, E>, name: &[u8], found: &Found) -> Result<(), Error> {
         let removed = dir::remove(directory, found);
         match removed {
-            Ok(()) => self.env.remember(directory.ino(), name, None),
+            Ok(()) => {
+                self.env.remember(directory.ino(), name, None);
+                self.remember_place(directory, found.place());
+            }
             // It may be gone and may not.
             Err(_) => self.env.forget(directory.ino(), name),
         }
@@ -80,7 +83,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(number.0));
         let node = self.node(number)?;
-        let mut raw = node.raw;
+        let mut raw = self.raw_inode_at(node.at)?;
         if raw.links() != 0 {
             return Err(Error::Busy);
         }

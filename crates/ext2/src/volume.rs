@@ -5,7 +5,9 @@ use crate::error::Error;
 use crate::geometry::{Geometry, Group, SUPER_AT, feature};
 use crate::inode::{Inode, InodeNo, Kind, Node, SetAttributes, encode_time};
 use crate::intent::{Intent, each_change};
-use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawGroup, RawInode, RawSuper};
+use crate::raw::{
+    INODE_ATTRIBUTE_BLOCK, INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, INODE_SIZE_HIGH, RawGroup, RawInode, RawSuper,
+};
 use crate::state::State;
 use xip_core::{Device, Env, LockId, PAGE_SIZE};
 
@@ -190,7 +192,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     #[inline]
     pub(crate) fn node(&self, number: InodeNo) -> Result<Node, Error> {
         let at = self.inode_at(number)?;
-        Node::check(self.raw_inode_at(at)?, number, at, self.geometry.largest_file())
+        let (head, size_high) = (self.load(at)?, self.load(at + INODE_SIZE_HIGH)?);
+        Node::check(head, size_high, number, at, self.geometry.largest_file())
     }
 
     /// Changes attributes of an inode. Its ctime becomes now, unless given. New permissions are those of its ACL too, if it has
@@ -210,10 +213,11 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// As [`Volume::set_attributes`], of the inode alone, by one who has its lock.
     pub(crate) fn store_attributes(&self, node: &Node, change: &SetAttributes) -> Result<(), Error> {
-        let mut new = node.raw;
+        let old = self.raw_inode_at(node.at)?;
+        let mut new = old;
         change.apply(&mut new, self.env.now());
         let mut intent = Intent::new();
-        intent.inode(node.at, &node.raw, &new)?;
+        intent.inode(node.at, &old, &new)?;
         self.apply(self.fence()?, &mut intent)?;
         self.fence()?;
         Ok(())
@@ -358,14 +362,20 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Where the attributes in an inode begin, and how many bytes they may have.
-    pub(crate) fn attribute_area(&self, node: &Node) -> (u64, usize) {
+    pub(crate) fn attribute_area(&self, node: &Node) -> Result<(u64, usize), Error> {
         let size = usize::from(self.geometry.inode_size);
-        let start = INODE_BASE + usize::from(node.raw.extra_size());
+        let extra = if size > INODE_BASE { self.load(node.at + INODE_BASE as u64)? } else { [0; 2] };
+        let start = INODE_BASE + usize::from(u16::from_le_bytes(extra));
         // The extra part must be of whole words and inside the inode, else there is no area.
         if size == INODE_BASE || start > size || !start.is_multiple_of(4) {
-            return (node.at + size as u64, 0);
+            return Ok((node.at + size as u64, 0));
         }
-        (node.at + start as u64, size - start)
+        Ok((node.at + start as u64, size - start))
+    }
+
+    /// The block of attributes that an inode leads to, or 0; not checked.
+    pub(crate) fn attribute_block(&self, node: &Node) -> Result<u32, Error> {
+        Ok(u32::from_le_bytes(self.load(node.at + INODE_ATTRIBUTE_BLOCK)?))
     }
 
     /// Fills a block with zeros, before it is linked anywhere (contract 2, zero before publish).

@@ -259,7 +259,12 @@ impl Volume {
         // A slash behind one says that both are directories.
         let slash = [from, to].iter().any(|path| path.as_os_str().as_bytes().ends_with(b"/"));
         let (old, old_directory) = self.place(from, if slash { End::Found } else { End::Name })?;
-        let (new, new_directory) = self.place(to, End::Name)?;
+        // Names beside each other have one directory, which need not be looked for twice.
+        let (new, held) = match path::beside(from.as_os_str().as_bytes(), to.as_os_str().as_bytes()) {
+            Some(name) => (Place { directory: old.directory, name: name.into(), found: None, slash: false }, None),
+            None => self.place(to, End::Name).map(|(place, held)| (place, Some(held)))?,
+        };
+        let new_directory = held.as_ref().unwrap_or(&old_directory);
         let is_directory = |place: &Place<'_>| place.found.is_some_and(|(_, kind)| kind == xip_ext2::Kind::Directory);
         let done = if (old.slash || new.slash) && old.found.is_some() && !is_directory(&old) {
             Err(VolumeError::NotDirectory)

@@ -14,8 +14,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use xip_core::Dentry;
 
-/// Of two names each; a mebibyte, when full: the bound of the cache.
-const PAIRS: usize = 4096;
+/// Most pairs that there are, of 256 bytes and two names each; fewer for a volume with few inodes.
+const MOST: u32 = 1 << 15;
+const LEAST: u32 = 1 << 10;
+/// Pairs that are made at once, when the first of them is wanted.
+const CHUNK: u32 = 64;
 /// Words that hold a name.
 const NAME_WORDS: usize = 13;
 
@@ -36,9 +39,9 @@ struct Place {
     name: [AtomicU64; NAME_WORDS],
 }
 
-/// The cache; its memory is taken when the first name is kept.
-#[derive(Debug, Default)]
-pub(crate) struct Dentries(OnceLock<Box<[Pair]>>);
+/// The cache.
+#[derive(Debug)]
+pub(crate) struct Dentries(Box<[OnceLock<Box<[Pair]>>]>);
 
 /// A name in a directory that may be kept.
 struct Key<'n> {
@@ -71,14 +74,6 @@ impl<'n> Key<'n> {
         self.words().fold(self.key.wrapping_mul(ODD), |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(ODD))
     }
 
-    /// Its pair, and which place of that it takes from another.
-    #[inline(always)]
-    fn pair(&self) -> (usize, usize) {
-        let hash = self.hash();
-        // The top bits of a product depend on all bits below.
-        ((hash >> (u64::BITS - PAIRS.ilog2())) as usize, (hash >> 32 & 1) as usize)
-    }
-
     #[inline(always)]
     fn is_at(&self, place: &Place) -> bool {
         place.key.load(Ordering::Relaxed) == self.key
@@ -100,12 +95,30 @@ fn last_word(name: &[u8], rest: usize) -> u64 {
 }
 
 impl Dentries {
+    /// For a volume of so many inodes: a place for one in four, within bounds.
+    pub(crate) fn new(inodes: u32) -> Self {
+        let pairs = (inodes / 8).next_power_of_two().clamp(LEAST, MOST);
+        Self((0..pairs / CHUNK).map(|_| OnceLock::new()).collect())
+    }
+
+    /// The pair of a name's two places, made if that is asked for.
+    #[inline(always)]
+    fn pair(&self, hash: u64, make: bool) -> Option<&Pair> {
+        // The top bits of a product depend on all bits below.
+        let number = (hash >> 32) as usize;
+        let chunk = self.0.get(number >> CHUNK.ilog2() & (self.0.len() - 1))?;
+        let chunk = match chunk.get() {
+            None if make => chunk.get_or_init(|| (0..CHUNK).map(|_| Pair::default()).collect()),
+            chunk => chunk?,
+        };
+        chunk.get(number % CHUNK as usize)
+    }
+
     /// `None`: not known. `Some(None)`: known not to exist.
     #[inline]
     pub(crate) fn get(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
-        let pairs = self.0.get()?;
         let key = Key::new(directory, name)?;
-        let pair = &pairs[key.pair().0];
+        let pair = self.pair(key.hash(), false)?;
         let before = pair.sequence.load(Ordering::Acquire);
         let place = pair.places.iter().find(|place| key.is_at(place))?;
         let value = place.value.load(Ordering::Relaxed);
@@ -115,11 +128,10 @@ impl Dentries {
 
     pub(crate) fn put(&self, directory: u32, name: &[u8], entry: Option<Dentry>) {
         let Some(key) = Key::new(directory, name) else { return };
-        let pairs = self.0.get_or_init(|| (0..PAIRS).map(|_| Pair::default()).collect());
-        let (pair, own) = key.pair();
-        pairs[pair].change(|places| {
+        let Some(pair) = self.pair(key.hash(), true) else { return };
+        pair.change(|places, turn| {
             let empty = || places.iter().find(|place| place.key.load(Ordering::Relaxed) == 0);
-            let place = places.iter().find(|place| key.is_at(place)).or_else(empty).unwrap_or(&places[own]);
+            let place = places.iter().find(|place| key.is_at(place)).or_else(empty).unwrap_or(&places[turn]);
             place.key.store(key.key, Ordering::Relaxed);
             for (to, word) in place.name.iter().zip(key.words()) {
                 to.store(word, Ordering::Relaxed);
@@ -130,8 +142,9 @@ impl Dentries {
 
     /// Nothing is known of it any more.
     pub(crate) fn forget(&self, directory: u32, name: &[u8]) {
-        let (Some(pairs), Some(key)) = (self.0.get(), Key::new(directory, name)) else { return };
-        pairs[key.pair().0].change(|places| {
+        let Some(key) = Key::new(directory, name) else { return };
+        let Some(pair) = self.pair(key.hash(), false) else { return };
+        pair.change(|places, _| {
             if let Some(place) = places.iter().find(|place| key.is_at(place)) {
                 place.key.store(0, Ordering::Relaxed);
             }
@@ -140,7 +153,8 @@ impl Dentries {
 }
 
 impl Pair {
-    fn change(&self, change: impl FnOnce(&[Place; 2])) {
+    /// Lets `change` have both places, and says which of them it is the turn of to be taken.
+    fn change(&self, change: impl FnOnce(&[Place; 2], usize)) {
         let mut tries = 0u32;
         let before = loop {
             let before = self.sequence.load(Ordering::Relaxed);
@@ -154,7 +168,7 @@ impl Pair {
             if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
         };
         fence(Ordering::Release);
-        change(&self.places);
+        change(&self.places, (before >> 1 & 1) as usize);
         self.sequence.store(before + 2, Ordering::Release);
     }
 }
@@ -181,7 +195,7 @@ mod tests {
 
     #[test]
     fn names_are_kept_apart_by_directory_length_and_every_byte() {
-        let cache = Dentries::default();
+        let cache = Dentries::new(1000);
         let (a, b) = (2, 12);
         assert_eq!(cache.get(a, b"x"), None);
         cache.put(a, b"x", file(20));
@@ -196,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_name_too_long_is_not_kept() {
-        let cache = Dentries::default();
+        let cache = Dentries::new(1000);
         let name = [b'n'; 8 * NAME_WORDS + 1];
         cache.put(2, &name, None);
         assert_eq!(cache.get(2, &name), None);
@@ -206,8 +220,11 @@ mod tests {
 
     #[test]
     fn two_names_have_the_same_places_and_a_third_takes_one_of_them() {
-        let cache = Dentries::default();
-        let pair = |number: u32| Key::new(2, number.to_string().as_bytes()).unwrap().pair().0;
+        let cache = Dentries::new(1000);
+        let pair = |number: u32| {
+            let hash = Key::new(2, number.to_string().as_bytes()).unwrap().hash();
+            std::ptr::from_ref(cache.pair(hash, true).unwrap())
+        };
         let same: Vec<_> = (0..).filter(|&number| pair(number) == pair(0)).take(3).collect();
         let get = |number: u32| cache.get(2, number.to_string().as_bytes());
         let put = |number: u32| cache.put(2, number.to_string().as_bytes(), file(number + 20));
@@ -224,7 +241,7 @@ mod tests {
     fn every_byte_of_a_name_of_any_length_counts() {
         for len in 1..=8 * NAME_WORDS {
             let name: Vec<u8> = (0..len).map(|at| at as u8 | 0x80).collect();
-            let cache = Dentries::default();
+            let cache = Dentries::new(1000);
             cache.put(2, &name, file(20));
             for at in 0..len {
                 let mut other = name.clone();
@@ -237,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_not_known_and_what_is_said_last_holds() {
-        let cache = Dentries::default();
+        let cache = Dentries::new(1000);
         cache.forget(2, b"x");
         cache.put(2, b"x", file(20));
         cache.put(2, b"x", None);
@@ -251,7 +268,7 @@ mod tests {
     /// Threads fight for the slots with values that follow from the name: a torn read would show another's value.
     #[test]
     fn readers_never_see_half_of_an_entry() {
-        let cache = Dentries::default();
+        let cache = Dentries::new(1000);
         std::thread::scope(|scope| {
             for thread in 0..4u32 {
                 let cache = &cache;

@@ -14,7 +14,7 @@ use xip_core::{Dentry, Env, Freed, LockId, Run, Timestamp};
 use xip_ext2::Geometry;
 
 /// The environment of a volume here: with locks where it can be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Threads {
     locks: Option<Box<Locks>>,
     names: Dentries,
@@ -32,8 +32,8 @@ struct Locks {
 
 impl Threads {
     /// For a volume that cannot change.
-    pub(crate) fn frozen() -> Self {
-        Self::default()
+    pub(crate) fn frozen(geometry: &Geometry) -> Self {
+        Self { locks: None, names: Dentries::new(geometry.inodes), no_access_times: AtomicBool::default() }
     }
 
     /// For a volume of this shape, written by any number of threads.
@@ -45,7 +45,7 @@ impl Threads {
             superblock: RwLock::default(),
             maps: Maps::default(),
         };
-        Self { locks: Some(Box::new(locks)), ..Self::frozen() }
+        Self { locks: Some(Box::new(locks)), ..Self::frozen(geometry) }
     }
 
     pub(crate) fn set_access_times(&self, kept: bool) {

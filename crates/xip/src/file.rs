@@ -16,8 +16,8 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 use xip_core::ops::Writer;
 use xip_core::page::PAGE_BYTES;
-use xip_core::{Cached, Host, InPlace, PAGE_SIZE, PageIndex, ops};
-use xip_ext2::{Inode, InodeNo, Kind};
+use xip_core::{Cached, InPlace, PAGE_SIZE, PageIndex, ops};
+use xip_ext2::{Handle, Inode, InodeNo, Kind};
 
 pub use xip_core::mapping::Piece;
 
@@ -51,6 +51,7 @@ pub struct File {
 struct Live {
     access: Access,
     how: Writer,
+    handle: Handle,
 }
 
 /// What a file was opened for.
@@ -107,7 +108,8 @@ impl File {
     #[inline]
     pub(crate) fn open_held(held: Held, access: Access, how: Writer) -> std::result::Result<Self, xip_ext2::Error> {
         let volume = held.volume();
-        let live = volume.is_writable().then_some(Live { access, how });
+        let handle = || volume.0.fs.handle(held.ino());
+        let live = volume.is_writable().then(handle).transpose()?.map(|handle| Live { access, how, handle });
         let inode = volume.0.fs.inode(held.ino())?;
         match inode.kind {
             Kind::Regular => {}
@@ -315,21 +317,16 @@ impl File {
         })
     }
 
-    /// Where it ends now.
-    fn end(&self) -> std::result::Result<u64, xip_ext2::Error> {
-        fn size(file: &impl Host<Error = xip_ext2::Error>) -> std::result::Result<u64, xip_ext2::Error> {
-            let _guard = file.shared();
-            file.size()
-        }
-        on!(self.opened()?, file => size(&file))
-    }
-
     #[inline]
     fn opened(&self) -> std::result::Result<Opened<'_>, xip_ext2::Error> {
         if self.in_place && self.live.is_none() {
             return Ok(Opened::Kept(InPlace::new(self.mapping())));
         }
-        Ok(match self.fs().file_again(self.inode.number)? {
+        let handle = match &self.live {
+            Some(live) => live.handle,
+            None => self.fs().handle(self.inode.number)?,
+        };
+        Ok(match self.fs().file_again(handle) {
             xip_ext2::File::InPlace(file) => Opened::InPlace(file),
             xip_ext2::File::Cached(file) => Opened::Cached(file),
         })

@@ -109,6 +109,13 @@ pub(crate) struct Place<'p> {
     pub(crate) slash: bool,
 }
 
+/// The name at the end of `other`, where that is the path of a name in the directory that `path` says, in the same words.
+pub(crate) fn beside<'p>(path: &[u8], other: &'p [u8]) -> Option<&'p [u8]> {
+    let start = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let (from, to) = (start(path), start(other));
+    (from < path.len() && to < other.len() && path[..from] == other[..to]).then(|| &other[to..])
+}
+
 /// What is done with the end of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {

@@ -33,7 +33,8 @@ pub(crate) type Fs = xip_ext2::Volume<Backing, Threads>;
 ///   moment. Each inode has a lock of its own; readers do not wait for each other, nor do operations on different
 ///   files. Nobody else has the image meanwhile.
 ///
-/// What names lead to is remembered in both, for as many as fit a mebibyte; a name that changes is changed there too.
+/// What names lead to is remembered in both, for one name for each four inodes (128 bytes each, 8 MiB at most); a name that changes is
+/// changed there too.
 ///
 /// Paths are those inside the volume: `/bin/sh` and `bin/sh` are the same, `..` does not lead out of it, and symbolic
 /// links are followed inside it. Permissions are not checked: whoever can read the image can read all of it.
@@ -153,7 +154,9 @@ impl Volume {
     /// # Errors
     /// The device holds no ext2 volume, or a damaged one.
     pub fn from_device(device: impl Into<Storage>) -> Result<Self> {
-        let fs = Fs::open(Backing::new(device.into(), Access::ReadOnly)?, Threads::frozen())?;
+        let device = Backing::new(device.into(), Access::ReadOnly)?;
+        let geometry = *xip_ext2::Volume::open(&device, xip_core::Frozen)?.geometry();
+        let fs = Fs::open(device, Threads::frozen(&geometry))?;
         Ok(Self::new(fs, None))
     }
 

@@ -111,6 +111,14 @@ pub(super) fn room(blocks: &mut impl DirBlocks, name: &[u8]) -> Result<Option<Ro
     Err(Error::DirectoryFull)
 }
 
+/// The first leaf that a new entry of this name may stand in.
+pub(super) fn leaf_of(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<u32>, Error> {
+    Ok(match probe(blocks, name)? {
+        Answer::Here(path) => Some(path.leaf),
+        Answer::DamagedIndex(_) => None,
+    })
+}
+
 /// Whether a leaf after that of `path`, with names of the same hash, has `name`.
 fn is_in_next(blocks: &impl DirBlocks, mut path: Path, name: &[u8]) -> Result<Answer<bool>, Error> {
     for _ in 0..blocks.count() {

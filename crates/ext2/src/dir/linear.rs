@@ -31,5 +31,5 @@ pub(super) fn append(blocks: &mut impl DirBlocks) -> Result<Room, Error> {
     entry::put_len(&mut bytes, size);
     let block = blocks.count();
     blocks.replace(&[(block, &bytes[..size])], false)?;
-    Ok(Room { block, at: 0, len: size, before: None })
+    Ok(Room { block, at: 0, len: size, before: None, merged: None })
 }

@@ -11,7 +11,8 @@
 //! every name once in any directory. What a directory's blocks are made of is the business of [`DirBlocks`].
 //!
 //! Order of stores (contract 7): a new entry is written where nothing leads to it; then one store, of the length of the
-//! entry before it or of its inode number, publishes it. Removal is one such store. When a directory grows, all the blocks
+//! entry before it or of its inode number, publishes it. Removal is one store, of inode number 0: no entry moves, so whoever remembers
+//! where a name's is need not look for it. Free entries are made one when a new name needs the room of several. When a directory grows, all the blocks
 //! that change are written anew, and then take the places of the old ones at once ([`DirBlocks::replace`]): no crash
 //! leaves a name twice, or an index that does not lead to it.
 
@@ -20,6 +21,7 @@ pub(crate) mod hash;
 mod htree;
 mod linear;
 mod listing;
+mod roomy;
 mod scan;
 #[cfg(test)]
 mod testing;
@@ -67,6 +69,8 @@ pub(crate) trait DirBlocks {
     fn publish(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error>;
     /// Gives blocks new contents, at once; the last may be a new one at the end.
     fn replace(&mut self, blocks: &[(u32, &[u8])], indexed: bool) -> Result<(), Error>;
+    /// Makes entries of block `n` one, by this store: durable when it returns.
+    fn merge(&mut self, n: u32, store: &Store) -> Result<(), Error>;
     /// Whether it has an index (`EXT2_INDEX_FL`).
     fn indexed(&self) -> bool;
     /// Forgets the index; its blocks look like free entries then.
@@ -90,9 +94,6 @@ pub(crate) trait DirBlocks {
 pub(crate) struct Found {
     pub(crate) block: u32,
     pub(crate) at: usize,
-    len: usize,
-    /// The entry before it in its block, and the length of that.
-    before: Option<(usize, usize)>,
     pub(crate) inode: u32,
     pub(crate) kind: u8,
 }
@@ -107,6 +108,8 @@ pub(crate) struct Room {
     /// The entry before it whose end it takes, and the length that is left to that; `None`: it takes the place of a free
     /// entry.
     before: Option<(usize, usize)>,
+    /// The entry that the free ones behind it are made part of first, and its length with them.
+    merged: Option<(usize, usize)>,
 }
 
 /// A store into a block that publishes an entry or takes it away.
@@ -148,35 +151,13 @@ impl Room {
 }
 
 impl Found {
-    /// What takes the entry away, when nothing has been stored near it since.
+    /// What takes the entry away.
     pub(crate) fn removal(&self) -> Store {
-        match self.before {
-            // The entry before it takes its bytes.
-            Some((at, len)) => Store::of_len(at, len + self.len),
-            None => Store::of_inode(self.at, 0),
-        }
+        Store::of_inode(self.at, 0)
     }
 
-    /// Whether a new entry in this room changes this one or the one before it.
-    pub(crate) fn is_near(&self, room: &Room) -> bool {
-        let touched = room.before.map_or(room.at, |(at, _)| at);
-        room.block == self.block && (touched == self.at || self.before.is_some_and(|(at, _)| at == touched))
-    }
-
-    /// Where the room is next to this entry, one store can add the new one and take this one away: the room as it is then, and
-    /// the store.
-    pub(crate) fn replaced_by(&self, room: &Room) -> Option<(Room, Store)> {
-        match (self.before, room.before) {
-            // Between the entry before and this one: the new one reaches to the end of this one.
-            (Some((before, _)), Some((at, used))) if at == before => {
-                Some((Room { len: room.len + self.len, ..*room }, Store::of_len(before, used)))
-            }
-            // At the end of this one: the entry before reaches to the new one.
-            (Some((before, len)), Some((at, used))) if at == self.at => {
-                Some((*room, Store::of_len(before, len + used)))
-            }
-            _ => None,
-        }
+    pub(crate) fn place(&self) -> (u32, usize) {
+        (self.block, self.at)
     }
 }
 
@@ -247,9 +228,15 @@ pub(crate) fn find_at(blocks: &impl DirBlocks, name: &[u8], inode: u32, at: usiz
     scan::find_at(blocks, name, inode, at)
 }
 
-/// In such a directory: room for an entry of a name that is known not to be there.
-pub(crate) fn first_room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
-    scan::first_room(blocks, name)
+/// The block that has room for entries of this name if any has: the only one, or a leaf of the index. `None` where a look at more blocks
+/// is needed to say.
+pub(crate) fn block_of(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<u32>, Error> {
+    if blocks.indexed() { htree::leaf_of(blocks, name) } else { Ok((blocks.count() == 1).then_some(0)) }
+}
+
+/// Room in this block for an entry of a name that is known not to be there, from a place on where an entry begins.
+pub(crate) fn room_from(blocks: &impl DirBlocks, number: u32, from: usize, name: &[u8]) -> Result<Option<Room>, Error> {
+    scan::room_from(blocks, number, from, name)
 }
 
 /// Finds room for an entry of this name, and makes it where there is none. Nothing is there for anyone to see yet.
@@ -306,6 +293,10 @@ pub(crate) fn both(blocks: &mut impl DirBlocks, old: &[u8], new: &[u8], exchange
 
 /// Puts an entry where there is room for it; [`Room::store`] makes it one.
 pub(crate) fn put(blocks: &mut impl DirBlocks, room: &Room, name: &[u8], inode: u32, kind: u8) -> Result<(), Error> {
+    if let Some((at, len)) = room.merged {
+        // The new entry may begin where a free one does: before that is overwritten nobody may see it.
+        blocks.merge(room.block, &Store::of_len(at, len))?;
+    }
     let mut bytes = [0; ENTRY_MAX];
     entry::put(&mut bytes, inode, room.len, stored_kind(blocks, kind), name);
     // A free entry's inode number is what publishes it.
@@ -325,29 +316,10 @@ pub(crate) fn insert(blocks: &mut impl DirBlocks, name: &[u8], inode: u32, kind:
     blocks.publish(room.block, store.at, store.bytes())
 }
 
-/// Takes away an entry that was found, and nothing was stored since.
+/// Takes away an entry that was found.
 pub(crate) fn remove(blocks: &mut impl DirBlocks, found: &Found) -> Result<(), Error> {
     let store = found.removal();
     blocks.publish(found.block, store.at, store.bytes())
-}
-
-/// Lets the entry before it take the bytes of the free entry at `at`, if there is one before it.
-pub(crate) fn absorb(blocks: &mut impl DirBlocks, number: u32, at: usize) -> Result<(), Error> {
-    let mut bytes = [0; 4096];
-    blocks.read(number, &mut bytes)?;
-    let mut before: Option<(usize, usize)> = None;
-    for entry in view(blocks, number, &bytes).entries() {
-        let entry = entry?;
-        if entry.at == at {
-            if let (0, Some((first, len))) = (entry.inode, before) {
-                let store = Store::of_len(first, len + entry.len);
-                blocks.publish(number, store.at, store.bytes())?;
-            }
-            return Ok(());
-        }
-        before = Some((entry.at, entry.len));
-    }
-    Ok(())
 }
 
 /// The byte of an entry that says its kind, and what it has to be.

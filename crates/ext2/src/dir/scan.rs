@@ -2,7 +2,8 @@
 //!
 //! Storage may be changed by others at any moment, so everything is loaded once, and checked after that.
 
-use super::entry::{Block, ENTRY_MIN, HEAD, Head, is_plain, needed};
+use super::entry::{Block, ENTRY_MIN, HEAD, Head, is_plain};
+use super::roomy::Roomy;
 use super::{DirBlocks, Found, Room};
 use crate::error::Error;
 use crate::raw::bytes_at;
@@ -124,18 +125,18 @@ fn what_is_wrong(blocks: &impl DirBlocks, number: u32) -> Error {
     }
 }
 
-/// Calls `each` for the entries of a block, where they are, what stands before their names, and where the entry before begins (the
-/// first has none), until it answers. On the way only lengths are checked: what `each` takes it has to check.
+/// Calls `each` for the entries of a block, where they are and what stands before their names, until it answers. On the way only
+/// lengths are checked: what `each` takes it has to check.
 #[inline(always)]
-fn walk<B: Bytes, T>(bytes: B, mut each: impl FnMut(usize, Head, usize) -> Option<T>) -> Walked<T> {
-    let (mut at, mut before) = (0, 0);
+fn walk<B: Bytes, T>(bytes: B, mut each: impl FnMut(usize, Head) -> Option<T>) -> Walked<T> {
+    let mut at = 0;
     while at < bytes.len() {
         let head = Head::of(bytes.array::<HEAD>(at));
-        if let Some(answer) = each(at, head, before) {
+        if let Some(answer) = each(at, head) {
             return Walked::Answer(answer);
         }
         let Some(next) = after(at, head.len) else { return Walked::Damage };
-        (before, at) = (at, next);
+        at = next;
     }
     if at == bytes.len() { Walked::End } else { Walked::Damage }
 }
@@ -185,43 +186,8 @@ impl<'a> Key<'a> {
 
 /// What was found in block `block`, `at` a place in it.
 #[inline(always)]
-fn found(block: u32, at: usize, head: Head, before: usize) -> Found {
-    let Head { inode, len, kind, .. } = head;
-    Found { block, at, len, before: (at > 0).then_some((before, at - before)), inode, kind }
-}
-
-/// The first entry that leaves room for a new one.
-struct Roomy {
-    /// Bytes that the new one needs.
-    need: usize,
-    first: Option<(usize, Head)>,
-}
-
-impl Roomy {
-    fn new(name: &[u8]) -> Self {
-        Self { need: needed(name.len()), first: None }
-    }
-
-    fn used(head: Head) -> usize {
-        if head.inode == 0 { 0 } else { needed(head.name_len) }
-    }
-
-    #[inline(always)]
-    fn see(&mut self, at: usize, head: Head) {
-        // What has less than its name is not good, which shows when it is taken.
-        if self.first.is_none() && head.len.wrapping_sub(Self::used(head)) >= self.need {
-            self.first = Some((at, head));
-        }
-    }
-
-    /// The room, in block `block` of `len` bytes: nothing where its entry is not good.
-    fn room(&self, block: u32, len: usize, max_inode: u32) -> Option<Option<Room>> {
-        let Some((at, head)) = self.first else { return Some(None) };
-        let used = Self::used(head);
-        let before = (head.inode != 0).then_some((at, used));
-        let room = Room { block, at: at + used, len: head.len.wrapping_sub(used), before };
-        head.is_good(len - at, max_inode).then_some(Some(room))
-    }
+fn found(block: u32, at: usize, head: Head) -> Found {
+    Found { block, at, inode: head.inode, kind: head.kind }
 }
 
 struct Find<'a, D> {
@@ -237,9 +203,9 @@ impl<D: DirBlocks> Look for Find<'_, D> {
     fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
         let Self { blocks, number, key } = self;
         let max_inode = blocks.max_inode();
-        let walked = walk(bytes, |at, head, before| {
+        let walked = walk(bytes, |at, head| {
             let good = || head.is_good(bytes.len() - at, max_inode);
-            key.is(bytes, at, head).then(|| good().then(|| found(number, at, head, before)))
+            key.is(bytes, at, head).then(|| good().then(|| found(number, at, head)))
         });
         match walked {
             Walked::Answer(Some(found)) if is_plain(key.name) => Ok(Some(found)),
@@ -268,7 +234,7 @@ impl<D: DirBlocks> Look for FindRoom<'_, D> {
         let Find { blocks, number, key } = self.0;
         let mut roomy = Roomy::new(key.name);
         let max_inode = blocks.max_inode();
-        let exists = walk(bytes, |at, head, _| {
+        let exists = walk(bytes, |at, head| {
             roomy.see(at, head);
             key.is(bytes, at, head).then(|| head.is_good(bytes.len() - at, max_inode))
         });
@@ -307,56 +273,49 @@ impl Look for FindAt<'_> {
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Found>, Error> {
-        let (mut at, mut before) = (0, 0);
-        while at < self.at {
-            let len = usize::from(u16::from_le_bytes(bytes.array(at + 4)));
-            let Some(next) = after(at, len) else { return Ok(None) };
-            (before, at) = (at, next);
-        }
-        if at != self.at || at >= bytes.len() {
+        let at = self.at;
+        if at >= bytes.len() {
             return Ok(None);
         }
         let head = Head::of(bytes.array::<HEAD>(at));
         let good = head.inode == self.inode && head.is_good(bytes.len() - at, self.inode);
-        Ok((good && Key::new(self.name).is(bytes, at, head)).then(|| found(0, at, head, before)))
+        Ok((good && Key::new(self.name).is(bytes, at, head)).then(|| found(0, at, head)))
     }
 }
 
 /// In the only block of a directory: the entry of a name that is known to begin at a place and to lead to an inode. `None` where the
-/// block does not bear that out. Only lengths are looked at on the way there.
+/// block does not bear that out.
 pub(super) fn find_at(blocks: &impl DirBlocks, name: &[u8], inode: u32, at: usize) -> Result<Option<Found>, Error> {
     look(blocks, 0, FindAt { name, inode, at })
 }
 
-struct FirstRoom {
-    need: usize,
+struct RoomFrom {
+    number: u32,
+    from: usize,
+    roomy: Roomy,
     max_inode: u32,
 }
 
-impl Look for FirstRoom {
+impl Look for RoomFrom {
     type Out = Option<Room>;
 
     #[inline]
     fn look(self, bytes: impl Bytes) -> Result<Option<Room>, Error> {
-        let mut at = 0;
-        while at < bytes.len() {
+        let Self { number, from: mut at, mut roomy, max_inode } = self;
+        while at < bytes.len() && !roomy.is_found() {
             let head = Head::of(bytes.array::<HEAD>(at));
-            // As if its name were there still, also where the entry is free: who finds nothing here looks better.
-            if head.len.wrapping_sub(head.name_len) >= HEAD + self.need {
-                let roomy = Roomy { need: self.need, first: Some((at, head)) };
-                return Ok(roomy.room(0, bytes.len(), self.max_inode).flatten());
-            }
-            let Some(next) = after(at, head.len) else { break };
+            roomy.see(at, head);
+            let Some(next) = after(at, head.len) else { return Ok(None) };
             at = next;
         }
-        Ok(None)
+        Ok(roomy.room(number, bytes.len(), max_inode).flatten())
     }
 }
 
-/// Room in the only block of a directory for an entry of this name, which is known not to be there. Only lengths are looked at on the
-/// way; `None` says that there may be room all the same.
-pub(super) fn first_room(blocks: &impl DirBlocks, name: &[u8]) -> Result<Option<Room>, Error> {
-    look(blocks, 0, FirstRoom { need: needed(name.len()), max_inode: blocks.max_inode() })
+/// Room in a block for an entry of this name, which is known not to be there, from a place on where an entry begins. Only lengths are
+/// looked at on the way; `None` says that there may be room all the same.
+pub(super) fn room_from(blocks: &impl DirBlocks, number: u32, from: usize, name: &[u8]) -> Result<Option<Room>, Error> {
+    look(blocks, number, RoomFrom { number, from, roomy: Roomy::new(name), max_inode: blocks.max_inode() })
 }
 
 struct FindBoth<'a, D> {
@@ -373,14 +332,14 @@ impl<D: DirBlocks> Look for FindBoth<'_, D> {
         let mut roomy = Roomy::new(self.new.name);
         let (mut old, mut new) = (None, None);
         let max_inode = blocks.max_inode();
-        let walked = walk(bytes, |at, head, before| {
+        let walked = walk(bytes, |at, head| {
             roomy.see(at, head);
             for (name, place) in [(key, &mut old), (self.new, &mut new)] {
                 if name.is(bytes, at, head) {
                     if !head.is_good(bytes.len() - at, max_inode) {
                         return Some(());
                     }
-                    *place = Some(found(number, at, head, before));
+                    *place = Some(found(number, at, head));
                 }
             }
             None

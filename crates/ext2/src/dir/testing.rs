@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use super::DirBlocks;
+use super::{DirBlocks, Store};
 use crate::error::Error;
 use std::vec::Vec;
 
@@ -62,6 +62,9 @@ impl DirBlocks for Memory {
     fn publish(&mut self, n: u32, at: usize, bytes: &[u8]) -> Result<(), Error> {
         assert!(at % 8 + bytes.len() <= 8, "more than one store");
         self.put(n, at, bytes)
+    }
+    fn merge(&mut self, n: u32, store: &Store) -> Result<(), Error> {
+        self.publish(n, store.at, store.bytes())
     }
     fn replace(&mut self, blocks: &[(u32, &[u8])], indexed: bool) -> Result<(), Error> {
         if blocks.iter().any(|&(n, _)| n >= self.count() && n >= self.space) {

@@ -311,6 +311,28 @@ fn removing_all_leaves_room_for_all() {
     }
 }
 
+#[test]
+fn neighbours_that_went_leave_room_for_one_of_their_sizes_together() {
+    let names: Vec<_> = (0..20).map(|n| format!("{n:036}")).collect();
+    let (mut directory, mut model) = filled(1024, false, 0);
+    for name in &names {
+        insert(&mut directory, name.as_bytes(), 13, 1).unwrap();
+        model.insert(name.clone().into_bytes(), 13);
+    }
+    // Entries of 44 bytes. First the later one goes, and then the one before it; and the other way round.
+    for (one, other) in [(5, 4), (9, 10)] {
+        for name in [&names[one], &names[other]] {
+            take_away(&mut directory, name.as_bytes()).unwrap();
+            model.remove(name.as_bytes());
+        }
+        let long = vec![b'a' + one as u8; 80];
+        insert(&mut directory, &long, 14, 1).unwrap();
+        model.insert(long, 14);
+        check(&directory, &model);
+    }
+    assert_eq!(directory.count(), 1);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(Vec<u8>),

@@ -1,7 +1,7 @@
 //! A file as `std::io` has it: read and written at a position, which all who use the file share. It is locked while what moves
 //! it is under way, as the kernel does: two readers never get the same bytes.
 
-use super::File;
+use super::{File, Opened};
 use crate::error::Error;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::sync::{MutexGuard, PoisonError};
@@ -58,8 +58,12 @@ impl Seek for &File {
 impl File {
     fn write_at_position(&self, from: &[&[u8]]) -> io::Result<usize> {
         let mut position = self.position();
-        let count = self.writev_at(from, *position)?;
-        *position = if self.how().append { self.end().map_err(Error::from)? } else { *position + count as u64 };
+        self.check_write()?;
+        let written = on!(self.opened().map_err(Error::from)?, file => {
+            ops::writev_ending(&file, *position, from, &self.how())
+        });
+        let (count, end) = written.map_err(Error::from)?;
+        *position = end;
         Ok(count)
     }
 
