@@ -227,7 +227,7 @@ fn what_a_crash_may_leave_is_mended_and_e2fsck_agrees() {
 #[test]
 fn damage_is_named_and_nothing_is_touched() {
     type Case = (&'static str, fn(&Sample));
-    let cases: [Case; 25] = [
+    let cases: [Case; 28] = [
         ("volume", |s| s.put(4096, &[0; 4])),
         ("volume", |s| s.put(1024 + 32, &[1, 0x80])),
         ("superblock", |s| s.put(1024 + 8, &[0xff; 4])),
@@ -259,6 +259,18 @@ fn damage_is_named_and_nothing_is_touched() {
         }),
         // A zero byte in the name of an attribute in an inode, without a hash (found by fuzzing).
         ("damaged", |s| s.put(s.inode(s.with_block) + 176, &[0; 5])),
+        // Blocks of an index that had names (found by fuzzing): in the middle, and the last.
+        ("damaged", |s| s.put(s.block(s.names, 1), &[0; 4096])),
+        ("damaged", |s| s.put(s.block(s.names, u64::from(s.word(s.inode(s.names) + 4)) / 4096 - 1), &[0; 4096])),
+        // One without an index, before the last block.
+        ("damaged", |s| {
+            for (n, block) in (1..).zip([s.free_block(), s.free_block() + 1]) {
+                s.take(block);
+                s.put(u64::from(block) * 4096, &[0; 4096]);
+                s.put(s.inode(s.dir) + 40 + 4 * n, &block.to_le_bytes());
+            }
+            s.put(s.inode(s.dir) + 4, &(3 * 4096u32).to_le_bytes());
+        }),
     ];
     for (n, (expected, change)) in cases.into_iter().enumerate() {
         let sample = sample();

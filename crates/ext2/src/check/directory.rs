@@ -30,6 +30,7 @@ impl<'a, D: Device> Pass<'a, D> {
             self.damage("the size of the directory", number, size);
             return Ok(());
         }
+        let indexed = raw.flags() & FLAG_INDEX != 0;
         let mut expected = 0;
         let mut walk = Walk {
             inode: number,
@@ -40,6 +41,11 @@ impl<'a, D: Device> Pass<'a, D> {
                     pass.damage("a hole in the directory", number, expected);
                 }
                 expected = index + 1;
+                // A crash that came before its first entry leaves it the last, and in no index. What is filled with zeros
+                // elsewhere had names.
+                if index > 0 && expected == count && !indexed && pass.fill_new(number, block)? {
+                    return Ok(());
+                }
                 pass.check_entries((number, parent), index, block, queue)
             },
             blocks: 0,
@@ -52,7 +58,7 @@ impl<'a, D: Device> Pass<'a, D> {
             self.damage("a hole in the directory", number, expected);
             return Ok(());
         }
-        if raw.flags() & FLAG_INDEX != 0 {
+        if indexed {
             if self.geometry.compat & feature::COMPAT_DIR_INDEX == 0 {
                 self.damage("an index on a volume that has none", number, 0);
             } else {
@@ -60,6 +66,19 @@ impl<'a, D: Device> Pass<'a, D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a block was taken for a directory and has nothing in it: it becomes one free entry.
+    fn fill_new(&mut self, number: u32, block: u32) -> Result<bool, Error> {
+        let mut bytes = [0; 4096];
+        let bytes = &*self.read(block, &mut bytes)?;
+        if bytes.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        self.found(Finding::EmptyBlock { inode: number, block });
+        let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        self.mend(self.geometry.byte(block) + 4, &len.to_le_bytes())?;
+        Ok(true)
     }
 
     fn check_entries(
@@ -71,12 +90,6 @@ impl<'a, D: Device> Pass<'a, D> {
     ) -> Result<(), Error> {
         let mut bytes = [0; 4096];
         let bytes = &*self.read(block, &mut bytes)?;
-        if index > 0 && bytes.iter().all(|&byte| byte == 0) {
-            // Taken, and a crash came before its first entry: it becomes one free entry.
-            self.found(Finding::EmptyBlock { inode: number, block });
-            let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-            return self.mend(self.geometry.byte(block) + 4, &len.to_le_bytes());
-        }
         let view = Block {
             bytes,
             number: u32::try_from(index).unwrap_or(u32::MAX),

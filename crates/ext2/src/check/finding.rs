@@ -68,7 +68,7 @@ pub enum Finding {
         /// Which.
         inode: u32,
     },
-    /// A block of a directory that was taken for it and never filled.
+    /// The last block of a directory without an index, which was taken for it and never filled.
     EmptyBlock {
         /// The directory.
         inode: u32,
