@@ -285,15 +285,33 @@ fn damage_is_named_and_nothing_is_touched() {
     }
 }
 
-/// The directory that loses its name is not empty: no crash leaves that, and it is not freed.
+/// The directory that loses its name is not empty, or was not: no crash leaves that, and it is not freed.
 #[test]
 fn a_directory_that_lost_its_name_keeps_what_is_in_it() {
-    let sample = sample();
-    sample.put(sample.entry(2, b"dir"), &[0; 4]);
-    let before = sample.device.to_vec();
-    let (_, found) = run(&sample.device, true);
-    assert!(found.iter().any(|finding| finding.class() == Class::Damage && finding.inode() == Some(sample.dir)));
-    assert!(sample.device.to_vec() == before);
+    type Case = (&'static [u8], fn(&Sample) -> u32, fn(&Sample));
+    let cases: [Case; 3] = [
+        (b"dir", |s| s.dir, |_| {}),
+        (
+            b"names",
+            |s| s.names,
+            |s| {
+                let blocks = u64::from(s.word(s.inode(s.names) + 4)) / 4096;
+                (1..blocks).for_each(|n| s.put(s.block(s.names, n), &[0; 4096]));
+            },
+        ),
+        (b"names", |s| s.names, |s| s.put(s.inode(s.names) + 44, &[0; 56])),
+    ];
+    for (n, (name, number, change)) in cases.into_iter().enumerate() {
+        let sample = sample();
+        let number = number(&sample);
+        sample.put(sample.entry(2, name), &[0; 4]);
+        change(&sample);
+        let before = sample.device.to_vec();
+        let (_, found) = run(&sample.device, true);
+        let damaged = |finding: &Finding| finding.class() == Class::Damage && finding.inode() == Some(number);
+        assert!(found.iter().any(damaged), "case {n}: {found:?}");
+        assert!(sample.device.to_vec() == before, "case {n}");
+    }
 }
 
 /// A device that takes so many stores and loses all that come after.
