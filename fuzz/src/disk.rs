@@ -4,6 +4,9 @@ use std::cell::Cell;
 use xip_core::{Device, Error, PAGE_SIZE, PageNo, Properties, Region, RegionMut};
 use xip_segment::Memory;
 
+const REASON: &str = "it is to go through copies";
+const NOT_IN_PLACE: Error = Error::NoDirectAccess { reason: REASON };
+
 #[derive(Debug)]
 pub struct Disk {
     memory: Memory,
@@ -32,18 +35,16 @@ impl Device for Disk {
     }
 
     fn properties(&self) -> Properties {
-        let not_in_place = (!self.in_place).then_some("it is to go through copies");
+        let not_in_place = (!self.in_place).then_some(REASON);
         Properties { not_in_place, writable: true, ..Properties::default() }
     }
 
     fn direct_access(&self, first: PageNo, count: u64) -> Result<Region<'_>, Error> {
-        assert!(self.in_place, "a file on a device without direct access");
-        self.memory.direct_access(first, count)
+        if self.in_place { self.memory.direct_access(first, count) } else { Err(NOT_IN_PLACE) }
     }
 
     fn direct_access_mut(&self, first: PageNo, count: u64) -> Result<RegionMut<'_>, Error> {
-        assert!(self.in_place, "a file on a device without direct access");
-        self.memory.direct_access_mut(first, count)
+        if self.in_place { self.memory.direct_access_mut(first, count) } else { Err(NOT_IN_PLACE) }
     }
 
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
