@@ -87,7 +87,7 @@ pub enum Error {
     Segment(xip_segment::Error),
     /// A call of the system below, such as the other end of a `sendfile`: its errno.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 impl Error {
@@ -124,6 +124,13 @@ impl From<xip_core::Error> for Error {
     }
 }
 
+impl From<io::Error> for Error {
+    /// One of ours that has been a [`std::io::Error`] meanwhile, as after `writeln!`, is what it was.
+    fn from(error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(Self::Io)
+    }
+}
+
 impl From<Error> for io::Error {
     /// The kind is the errno's; the text stays ours, because it names the thing and the remedy.
     fn from(error: Error) -> Self {
@@ -131,5 +138,19 @@ impl From<Error> for io::Error {
             Error::Io(error) => error,
             error => Self::new(Self::from_raw_os_error(error.errno()).kind(), error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_went_through_std_keeps_its_errno() {
+        let no_space = || Error::from(xip_ext2::Error::NoSpace);
+        let back = Error::from(io::Error::from(no_space()));
+        assert_eq!((back.errno(), back.to_string()), (xip_core::error::errno::ENOSPC, no_space().to_string()));
+        let foreign = Error::from(io::Error::from_raw_os_error(13));
+        assert!(matches!(&foreign, Error::Io(error) if error.raw_os_error() == Some(13)));
     }
 }
