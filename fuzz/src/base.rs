@@ -20,7 +20,7 @@ pub fn image(number: u8, pages: usize) -> Vec<u8> {
 }
 
 /// A new volume, without direct access: every store counts.
-pub fn volume(pages: usize, inodes: u32) -> Volume<Disk, Alone> {
+fn volume(pages: usize, inodes: u32) -> Volume<Disk, Alone> {
     let format = Format {
         blocks: pages as u64,
         inodes,
@@ -31,6 +31,15 @@ pub fn volume(pages: usize, inodes: u32) -> Volume<Disk, Alone> {
     };
     let disk = Disk::of(&vec![0; pages * PAGE_SIZE], false);
     Volume::format(disk, Alone::at(NOW), &format).expect("a small volume can be made")
+}
+
+/// Volumes of several sizes, with many inodes and with few.
+pub fn volumes() -> &'static [Vec<u8>] {
+    static VOLUMES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let sized = |n: usize| volume(24 + 16 * (n % 8), if n < 8 { 16 } else { 64 });
+        (0..16).map(|n| sized(n).device().bytes()).collect()
+    });
+    &VOLUMES
 }
 
 fn all() -> Vec<Vec<u8>> {

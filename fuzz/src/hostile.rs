@@ -55,10 +55,13 @@ pub fn run(image: &[u8]) {
 
 /// What the check says.
 pub(crate) fn checked(disk: &Disk, repair: bool) -> Result<(Summary, Vec<Finding>), Error> {
+    checked_as(disk, &Options { repair, now: Some(NOW.seconds.unsigned_abs()) })
+}
+
+pub(crate) fn checked_as(disk: &Disk, options: &Options) -> Result<(Summary, Vec<Finding>), Error> {
     let mut memory = vec![0xaa; memory_wanted(disk)?];
     let mut found = Vec::new();
-    let options = Options { repair, now: Some(NOW.seconds.unsigned_abs()) };
-    let summary = check(disk, &mut memory, &options, &mut |finding| found.push(*finding))?;
+    let summary = check(disk, &mut memory, options, &mut |finding| found.push(*finding))?;
     Ok((summary, found))
 }
 

@@ -1,4 +1,4 @@
-//! What the bytes of an input of `operations` stand for: names, places and lengths at which something happens.
+//! What the bytes of an input of `operations` or `facade` stand for: names, places and lengths at which something happens.
 
 use xip_core::PAGE_SIZE;
 

@@ -9,14 +9,16 @@
 //! | `hostile` | the target: any bytes as an image |
 //! | `model` | what a volume should hold |
 //! | `change` | what changes bytes and storage of a file: on a volume, and in the model |
-//! | `input` | what the bytes of an input of `operations` stand for |
+//! | `input` | what the bytes of an input of `operations` or `facade` stand for |
 //! | `operations` | the target: any operations on a small volume |
+//! | `facade` | the target: operations through the crate `xip`, with the reference of its own test |
 
 #![forbid(unsafe_code)]
 
 mod base;
 mod change;
 mod disk;
+pub mod facade;
 pub mod hostile;
 pub mod image;
 mod input;

@@ -6,7 +6,7 @@
 //! middle of an operation ends before it.
 
 use crate::NOW;
-use crate::base;
+use crate::base::volumes;
 use crate::change::Change;
 use crate::disk::Disk;
 use crate::hostile::checked;
@@ -14,7 +14,6 @@ use crate::input::Input;
 use crate::model::{Body, Content, Model, Node};
 use crate::walk::walk;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 use xip_core::{Alone, Create, Device, Extent, Mapping, PAGE_SIZE, PageIndex, ops};
 use xip_ext2::check::Summary;
 use xip_ext2::{Error, File, InodeNo, Kind, NewInode, NewKind, Rename, SetAttributes, Volume};
@@ -36,19 +35,10 @@ struct Run<'d> {
     turn: u8,
 }
 
-/// Volumes of several sizes, with many inodes and with few.
-fn new_volumes() -> &'static [Vec<u8>] {
-    static VOLUMES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-        let volume = |n: usize| base::volume(24 + 16 * (n % 8), if n < 8 { 16 } else { 64 });
-        (0..16).map(|n| volume(n).device().bytes()).collect()
-    });
-    &VOLUMES
-}
-
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let Some(shape) = input.byte() else { return };
-    let disk = Disk::of(&new_volumes()[usize::from(shape % 16)], shape & 16 == 0);
+    let disk = Disk::of(&volumes()[usize::from(shape % 16)], shape & 16 == 0);
     let volume = Volume::open(&disk, Alone::at(NOW)).expect("a new volume");
     let mut run = Run { volume, model: Model::new(), turn: 0 };
     for _ in 0..MOST {

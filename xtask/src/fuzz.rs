@@ -4,9 +4,12 @@ use crate::process::{command, find};
 use crate::{setup, target, tools, workspace};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// What is fuzzed.
 #[derive(Clone, Copy, ValueEnum)]
@@ -15,6 +18,8 @@ pub(crate) enum Target {
     Hostile,
     /// Any operations on a small volume, against a model
     Operations,
+    /// Operations through the library, on files that are open and mapped, against the reference of its test
+    Facade,
 }
 
 /// Why fuzzing cannot be done here, if it cannot.
@@ -30,56 +35,102 @@ pub(crate) fn impossible() -> Option<&'static str> {
     }
 }
 
-/// Runs one target, or each, for so many seconds: from the committed corpus and, unless this is to be `fresh`, from what was
-/// found before.
+/// Runs one target, or each, for so many seconds, as many at a time as there are processors: from the committed corpus and, unless
+/// this is to be `fresh`, from what was found before.
 pub(crate) fn run(only: Option<Target>, seconds: u32, fresh: bool) -> Result<()> {
     if let Some(reason) = impossible() {
         bail!("fuzz: {reason}");
     }
     setup::ensure()?;
     let path = tools::path_with(&[tools::FUZZ])?;
-    let all = Target::value_variants().iter().copied();
-    for target in all.filter(|target| only.is_none_or(|only| *target as u8 == only as u8)) {
-        fuzz(target, seconds, fresh, |command| command.env("PATH", &path))?;
+    let all = Target::value_variants().iter().filter(|target| only.is_none_or(|only| **target as u8 == only as u8));
+    let fuzzers = all.map(|target| Fuzzer::new(*target, &path)).collect::<Result<Vec<_>>>()?;
+    for fuzzer in &fuzzers {
+        fuzzer.build()?;
     }
-    Ok(())
+    let (next, failed) = (Mutex::new(fuzzers.iter()), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(fuzzer) = unpoisoned(&next).next() {
+            if let Err(error) = fuzzer.run(seconds, fresh) {
+                unpoisoned(&failed).push(format!("{error:#}"));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let failed = std::mem::take(&mut *unpoisoned(&failed));
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n\n")) }
 }
 
-fn fuzz(of: Target, seconds: u32, fresh: bool, with_path: impl Fn(&mut Command) -> &mut Command) -> Result<()> {
-    let name = of.to_possible_value().context("a target has a name")?.get_name().to_owned();
-    let own = target().join("fuzz");
-    // What is found in this place stays in it, and is started from next time; the committed corpus does not change.
-    let [found, artifacts] = [if fresh { "fresh" } else { "corpus" }, "artifacts"].map(|dir| own.join(dir).join(&name));
-    if fresh && found.exists() {
-        fs::remove_dir_all(&found)?;
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A target, and where it is done.
+struct Fuzzer<'p> {
+    name: String,
+    /// What is built and found.
+    own: PathBuf,
+    path: &'p OsStr,
+}
+
+impl<'p> Fuzzer<'p> {
+    fn new(of: Target, path: &'p OsStr) -> Result<Self> {
+        let name = of.to_possible_value().context("a target has a name")?.get_name().to_owned();
+        let own = target().join("fuzz");
+        fs::create_dir_all(&own)?;
+        Ok(Self { name, own, path })
     }
-    for dir in [&found, &artifacts] {
-        fs::create_dir_all(dir)?;
-    }
-    // By the name of the compiler, since the one that built this program is in the environment.
-    let fuzz = |verb: &str| {
+
+    /// By the name of the compiler, since the one that built this program is in the environment.
+    fn command(&self, verb: &str) -> Command {
         let mut command = command("rustup");
         command.current_dir(workspace().join("fuzz")).args(["run", "nightly", "cargo", "fuzz", verb, "--target-dir"]);
-        command.arg(&own);
-        with_path(&mut command);
+        command.arg(&self.own).arg(&self.name).env("PATH", self.path);
         command
-    };
-    let log = own.join(format!("{name}.log"));
-    let mut built = fuzz("build");
-    if !logged(built.arg(&name), &log)? {
-        bail!("fuzz: {name} cannot be built: {}", tail(&log)?);
     }
-    let mut fuzz = fuzz("run");
-    fuzz.arg(&name).arg(&found).arg(workspace().join("fuzz/corpus").join(&name)).arg("--");
-    fuzz.arg(format!("-artifact_prefix={}/", artifacts.display()));
-    fuzz.arg(format!("-max_total_time={seconds}"));
-    // An input that takes longer than this has found something, too.
-    fuzz.args(["-timeout=20", "-rss_limit_mb=2048", "-max_len=4096"]);
-    if !logged(&mut fuzz, &log)? {
-        bail!("fuzz: {name} has found something: {}\nthe whole is in {}", tail(&log)?, log.display());
+
+    fn log(&self) -> PathBuf {
+        self.own.join(format!("{}.log", self.name))
     }
-    println!("fuzz: {name}: {}", summary(&fs::read_to_string(&log)?).context("the fuzzer said nothing at its end")?);
-    Ok(())
+
+    fn build(&self) -> Result<()> {
+        let log = self.log();
+        if !logged(&mut self.command("build"), &log)? {
+            bail!("fuzz: {} cannot be built: {}", self.name, tail(&log)?);
+        }
+        Ok(())
+    }
+
+    fn run(&self, seconds: u32, fresh: bool) -> Result<()> {
+        let (name, log) = (&self.name, self.log());
+        // What is found in this place stays in it, and is started from next time; the committed corpus does not change.
+        let dirs = [if fresh { "fresh" } else { "corpus" }, "artifacts"];
+        let [found, artifacts] = dirs.map(|dir| self.own.join(dir).join(name));
+        if fresh && found.exists() {
+            fs::remove_dir_all(&found)?;
+        }
+        for dir in [&found, &artifacts] {
+            fs::create_dir_all(dir)?;
+        }
+        let mut fuzz = self.command("run");
+        fuzz.arg(&found).arg(workspace().join("fuzz/corpus").join(name)).arg("--");
+        fuzz.arg(format!("-artifact_prefix={}/", artifacts.display()));
+        fuzz.arg(format!("-max_total_time={seconds}"));
+        // An input that takes longer than this has found something, too.
+        fuzz.args(["-timeout=20", "-rss_limit_mb=2048", "-max_len=4096"]);
+        if !logged(&mut fuzz, &log)? {
+            bail!("fuzz: {name} has found something: {}\nthe whole is in {}", tail(&log)?, log.display());
+        }
+        println!(
+            "fuzz: {name}: {}",
+            summary(&fs::read_to_string(&log)?).context("the fuzzer said nothing at its end")?
+        );
+        Ok(())
+    }
 }
 
 /// Runs it with all that it prints in `log`: whether it ended well.

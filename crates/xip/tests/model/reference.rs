@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use xip::Rename;
 
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 
 pub type Id = usize;
 
@@ -22,7 +22,11 @@ pub const TARGET: &str = "nowhere/at/all";
 #[derive(Clone, Debug, Default)]
 pub struct FileModel {
     pub pages: Vec<u8>,
+    /// Which of them have storage.
+    pub stored: Vec<bool>,
     pub size: usize,
+    /// Space gave out, and it is not known which pages have storage.
+    pub vague: bool,
 }
 
 impl FileModel {
@@ -30,13 +34,31 @@ impl FileModel {
         &self.pages[..self.size]
     }
 
+    /// As much of `[at, at + len)` as there is.
+    pub fn range(&self, at: usize, len: usize) -> &[u8] {
+        let rest = self.bytes().get(at..).unwrap_or_default();
+        &rest[..rest.len().min(len)]
+    }
+
+    /// The first byte from `at` on that has storage, or has none; the end is a hole.
+    pub fn seek(&self, at: usize, data: bool) -> Option<u64> {
+        let mut pages = at / PAGE..if at < self.size { self.stored.len() } else { 0 };
+        let found = pages.find(|&page| self.stored[page] == data).map(|page| at.max(page * PAGE));
+        found.or((!data && at < self.size).then_some(self.size)).map(|at| at as u64)
+    }
+
+    fn set_size(&mut self, size: usize) {
+        self.size = size;
+        self.pages.resize(size.next_multiple_of(PAGE), 0);
+        self.stored.resize(size.div_ceil(PAGE), false);
+    }
+
     /// The tail rule, and the new size.
     fn grow(&mut self, zero_to: usize, size: usize) {
         if size > self.size || zero_to > self.size {
             let tail = zero_to.min(self.size.next_multiple_of(PAGE)).max(self.size);
             self.pages[self.size..tail].fill(0);
-            self.size = self.size.max(size);
-            self.pages.resize(self.size.next_multiple_of(PAGE), 0);
+            self.set_size(self.size.max(size));
         }
     }
 
@@ -46,22 +68,43 @@ impl FileModel {
         }
         self.grow(at, at + bytes.len());
         self.pages[at..at + bytes.len()].copy_from_slice(bytes);
+        self.store(at, at + bytes.len());
+    }
+
+    /// Pages have storage.
+    fn store(&mut self, at: usize, end: usize) {
+        self.stored[at / PAGE..end.div_ceil(PAGE)].fill(true);
+    }
+
+    /// What would have made it longer failed, and the rest of its last page is zeros by now, or as it was.
+    pub fn failed(&mut self, zero_tail: bool) {
+        if zero_tail {
+            self.pages[self.size..].fill(0);
+        }
+    }
+
+    /// Zeros in what there is of `[at, end)`.
+    pub fn zero(&mut self, at: usize, end: usize) {
+        let end = end.min(self.size.next_multiple_of(PAGE));
+        if at < end {
+            self.pages[at..end].fill(0);
+        }
     }
 
     pub fn truncate(&mut self, size: usize) {
         if size > self.size {
             self.grow(size, size);
         } else {
-            self.size = size;
-            self.pages.resize(size.next_multiple_of(PAGE), 0);
+            self.set_size(size);
             self.pages[size..].fill(0);
         }
     }
 
     pub fn punch(&mut self, at: usize, len: usize) -> bool {
         let end = if at + len >= self.size { self.pages.len() } else { at + len };
-        if at < end {
-            self.pages[at..end].fill(0);
+        self.zero(at, end);
+        for page in at.div_ceil(PAGE)..end / PAGE {
+            self.stored[page] = false;
         }
         len > 0
     }
@@ -75,9 +118,9 @@ impl FileModel {
         if !keep_size {
             self.grow(end, end);
         }
+        self.store(at, end);
         if zero && at < old {
-            let end = end.min(old.next_multiple_of(PAGE));
-            self.pages[at..end].fill(0);
+            self.zero(at, end.min(old.next_multiple_of(PAGE)));
         }
         true
     }
@@ -177,6 +220,15 @@ impl Model {
         below == above || self.entries(above).is_some_and(|all| all.values().any(|&id| self.is_in(below, id)))
     }
 
+    /// A directory with all that is in it.
+    pub fn remove_all(&mut self, path: &str) -> bool {
+        let directory = self.find(path).filter(|&id| self.entries(id).is_some());
+        if let (Some(_), Some((parent, name))) = (directory, self.place(path)) {
+            self.entries_mut(parent).remove(name);
+        }
+        directory.is_some()
+    }
+
     pub fn rename(&mut self, from: &str, to: &str, how: Rename) -> bool {
         let (Some(old), Some((old_parent, old_name)), Some((new_parent, new_name))) =
             (self.find(from), self.place(from), self.place(to))
@@ -268,6 +320,10 @@ impl MapModel {
     pub fn write(&mut self, file: &mut FileModel, at: usize, bytes: &[u8]) -> bool {
         if self.range(file, at, bytes.len()).is_none() {
             return false;
+        }
+        if !self.private && !bytes.is_empty() {
+            let start = self.first * PAGE + at;
+            file.store(start, start + bytes.len());
         }
         for (n, byte) in bytes.iter().enumerate() {
             let (page, within) = ((at + n) / PAGE, (at + n) % PAGE);
