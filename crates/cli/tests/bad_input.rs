@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Place, Ran};
+use common::{Place, Ran, text};
 
 /// What a directory holds, by name.
 fn names(directory: &Path) -> Vec<String> {
@@ -228,6 +228,39 @@ fn an_ext4_volume_is_refused_with_its_features_by_name_and_what_to_make_instead(
     // The remedy is one.
     make("ext2");
     place.run(["load", image]).succeeds();
+}
+
+#[test]
+fn a_journal_that_is_not_played_back_is_refused_and_the_remedy_is_one() {
+    let place = Place::new();
+    let (path, new) = (place.path("three.img"), place.path("new"));
+    let image = path.to_str().unwrap();
+    fs::write(&new, [b'n'; 4096]).unwrap();
+    let tree = place.path("three");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), [b'o'; 4096]).unwrap();
+    let tool = |name: &str, arguments: &[&str]| {
+        let ran = std::process::Command::new(name).args(arguments).arg(image).output().unwrap();
+        // 1 of e2fsck: mended.
+        assert!(matches!(ran.status.code(), Some(0 | 1)), "{name}: {ran:?}");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+    tool("mke2fs", &["-q", "-F", "-j", "-b", "4096", "-d", tree.to_str().unwrap()]);
+    let block = tool("debugfs", &["-R", "bmap file 0"]);
+    // A transaction with the block of a file, which a crash has kept from its place.
+    let commands = place.path("commands");
+    fs::write(&commands, format!("jo\njw -b {} {}\njc\n", block.trim(), new.display())).unwrap();
+    tool("debugfs", &["-w", "-f", commands.to_str().unwrap()]);
+    for arguments in [&["info", image][..], &["load", image], &["mount", image, text(&tree)], &["check", image]] {
+        let ran = place.run(arguments).fails(1).says("three.img").says("journal").says("e2fsck -p");
+        assert!(!ran.err.contains("mke2fs"), "{}", ran.err);
+    }
+
+    tool("e2fsck", &["-p"]);
+    place.run(["info", image]).succeeds();
+    let volume = xip::Volume::open(image).unwrap();
+    assert!(volume.read("file").unwrap() == [b'n'; 4096], "what was in the journal");
 }
 
 /// What `xip run` and `xip mount` need is the same, and so is what they say when it is not there.

@@ -40,6 +40,9 @@ pub enum Error {
         /// The bits of `s_feature_incompat` that are not known.
         incompat: u32,
     },
+    /// A journal that has not been played back, as after a crash of an ext3 volume: what is in place may be older than what is in
+    /// the journal, or half of it. `EUCLEAN`.
+    NeedsRecovery,
     /// `XIP: Unsupported blocksize`, as the kernel said it: `EINVAL`.
     UnsupportedBlocksize {
         /// Bytes in a block.
@@ -107,7 +110,9 @@ impl Error {
             | Self::OwnSubtree
             | Self::WrongKind => errno::EINVAL,
             Self::Busy => errno::EBUSY,
-            Self::BadGeometry { .. } | Self::CutOff { .. } | Self::Corrupt { .. } => errno::EUCLEAN,
+            Self::BadGeometry { .. } | Self::CutOff { .. } | Self::NeedsRecovery | Self::Corrupt { .. } => {
+                errno::EUCLEAN
+            }
             Self::UnknownFeature { .. } | Self::Unsupported(_) => errno::EOPNOTSUPP,
             Self::NotFound => errno::ENOENT,
             Self::Exists => errno::EEXIST,
@@ -150,6 +155,9 @@ impl fmt::Display for Error {
                 write_features(f, *incompat)?;
                 f.write_str("; make an image by `xip build`, or a volume by `mke2fs -t ext2 -b 4096`")
             }
+            Self::NeedsRecovery => f.write_str(
+                "the volume has a journal (ext3) that is to be played back first; run `e2fsck -p` on it, or mount it once by the kernel",
+            ),
             Self::UnsupportedBlocksize { size } => {
                 write!(f, "XIP: Unsupported blocksize {size}; in place needs blocks of 4096 bytes (mke2fs -b 4096)")
             }

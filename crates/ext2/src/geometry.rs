@@ -18,10 +18,12 @@ pub(crate) const ROOT: u32 = 2;
 pub(crate) const FIRST_INODE: u32 = 11;
 
 pub(crate) mod feature {
+    pub(crate) const COMPAT_HAS_JOURNAL: u32 = 0x4;
     pub(crate) const COMPAT_EXT_ATTR: u32 = 0x8;
     pub(crate) const COMPAT_RESIZE_INODE: u32 = 0x10;
     pub(crate) const COMPAT_DIR_INDEX: u32 = 0x20;
     pub(crate) const INCOMPAT_FILETYPE: u32 = 0x2;
+    pub(crate) const INCOMPAT_RECOVER: u32 = 0x4;
     /// Not a feature of the format: an intent record may be there (`intent`), and who does not know the bit leaves the volume
     /// alone.
     pub(crate) const INCOMPAT_INTENT: u32 = 0x4000_0000;
@@ -86,7 +88,11 @@ impl TryFrom<&RawSuper> for Geometry {
         let (compat, incompat, ro_compat) =
             if dynamic { (raw.compat(), raw.incompat(), raw.ro_compat()) } else { (0, 0, 0) };
         if incompat & !INCOMPAT_FILETYPE != 0 {
-            return Err(Error::UnknownFeature { incompat: incompat & !INCOMPAT_FILETYPE });
+            return Err(match incompat & !INCOMPAT_FILETYPE {
+                // Of one that has other features too, the journal is the least; without a journal there is nothing to play back.
+                INCOMPAT_RECOVER if compat & COMPAT_HAS_JOURNAL != 0 => Error::NeedsRecovery,
+                incompat => Error::UnknownFeature { incompat },
+            });
         }
         if raw.log_block_size() > 2 {
             return bad("s_log_block_size", raw.log_block_size());

@@ -57,7 +57,8 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// may leave, and should be checked and repaired before it is written.
     ///
     /// # Errors
-    /// [`Error::NotExt2`], [`Error::BadGeometry`] with the field, [`Error::CutOff`], [`Error::UnknownFeature`]; what the device says.
+    /// [`Error::NotExt2`], [`Error::BadGeometry`] with the field, [`Error::CutOff`], [`Error::UnknownFeature`],
+    /// [`Error::NeedsRecovery`]; what the device says.
     pub fn open(device: D, env: E) -> Result<Self, Error> {
         let mut raw = RawSuper::default();
         match device.read(SUPER_AT, &mut raw.0) {

@@ -94,6 +94,14 @@ fn not_ext2_and_unknown_features_are_told_apart() {
     image[1024 + 96] |= 0x40;
     assert_eq!(open(&image).unwrap_err(), Error::UnknownFeature { incompat: 0x40 });
     image[1024 + 96] &= !0x40;
+    // A journal that is to be played back, as on ext3; with extents too, that would help nobody.
+    image[1024 + 92] |= 0x4;
+    image[1024 + 96] |= 0x4;
+    assert_eq!(open(&image).unwrap_err(), Error::NeedsRecovery);
+    image[1024 + 96] |= 0x40;
+    assert_eq!(open(&image).unwrap_err(), Error::UnknownFeature { incompat: 0x44 });
+    image[1024 + 96] &= !0x44;
+    image[1024 + 92] &= !0x4;
     // Unknown ro_compat: read-only.
     image[1024 + 100] |= 0x40;
     assert!(open(&image).unwrap().read_only().is_some());

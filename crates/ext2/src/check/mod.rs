@@ -104,8 +104,8 @@ const TOO_LARGE: Error = Error::Unsupported("the volume is too large to be check
 /// each finding.
 ///
 /// # Errors
-/// [`Error::NotExt2`]; [`Error::UnknownFeature`] and [`Error::Unsupported`] for a volume with features that only `e2fsck`
-/// can check; [`Error::ReadOnly`] for a repair on a device that cannot be written; what the device says. Damage is not an
+/// [`Error::NotExt2`]; [`Error::UnknownFeature`], [`Error::NeedsRecovery`] and [`Error::Unsupported`] for a volume with features that
+/// only `e2fsck` can check; [`Error::ReadOnly`] for a repair on a device that cannot be written; what the device says. Damage is not an
 /// error but a finding.
 pub fn check<D: Device>(
     device: &D,

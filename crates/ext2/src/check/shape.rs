@@ -42,7 +42,9 @@ pub(super) fn read<D: Device>(device: &D) -> Result<Result<Geometry, Error>, Err
     };
     let geometry = match Geometry::try_from(&raw) {
         Ok(geometry) => geometry,
-        Err(error @ (Error::NotExt2 { .. } | Error::UnknownFeature { .. })) => return Err(error),
+        Err(error @ (Error::NotExt2 { .. } | Error::UnknownFeature { .. } | Error::NeedsRecovery)) => {
+            return Err(error);
+        }
         Err(error) => return Ok(Err(error)),
     };
     let compat = feature::COMPAT_EXT_ATTR | feature::COMPAT_DIR_INDEX | feature::COMPAT_RESIZE_INODE;
