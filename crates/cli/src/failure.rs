@@ -10,6 +10,8 @@ use crate::signals::die_by;
 pub(crate) const FAILED: u8 = 1;
 /// Exit code of a command line that makes no sense.
 pub(crate) const USAGE: u8 = 2;
+/// Exit code of a command that looked, and found something that is not as it should be: what `e2fsck` ends with then.
+pub(crate) const NOT_AS_IT_SHOULD_BE: u8 = 4;
 
 /// Why a command stopped. Not an [`std::error::Error`] itself, so that `?` turns any error into one.
 #[derive(Debug)]

@@ -44,7 +44,7 @@ Examples:
 
 Exit codes:
   0  done      1  failed      2  the command line makes no sense
-  4  `xip check`: something is wrong and not mended
+  4  `xip check`: something is wrong and not mended; `xip vm check`: something is not in place
   `xip run` ends as its program ends; 126: it cannot be run, 127: it is not in the image.";
 
 fn main() -> ExitCode {

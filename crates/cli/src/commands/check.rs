@@ -8,7 +8,7 @@ use xip_ext2::check::{Class, Finding, Summary};
 use xip_segment::Segment;
 
 use super::segments;
-use crate::failure::Failure;
+use crate::failure::{Failure, NOT_AS_IT_SHOULD_BE};
 use crate::output::{Output, count, printable};
 
 const HELP: &str = "\
@@ -25,8 +25,6 @@ Examples:
   xip check debian.xip --json | jq -r '.findings[].code' | sort | uniq -c
   xip check debian.xip --quiet && xip load debian.xip";
 
-/// Something is wrong with the image and was not mended: what `e2fsck` ends with then.
-const NOT_CLEAN: u8 = 4;
 /// Findings of a class that are printed for people, and for programs. Volumes from strangers can have billions.
 const LINES: usize = 100;
 const RECORDS: usize = 100_000;
@@ -78,7 +76,7 @@ impl Args {
         } else if !self.quiet {
             self.print(&found, segment.as_ref(), output)?;
         }
-        Ok(if found.summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(NOT_CLEAN) })
+        Ok(if found.summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(NOT_AS_IT_SHOULD_BE) })
     }
 
     fn gather<E>(&self, check: impl FnOnce(&mut dyn FnMut(&Finding)) -> Result<Summary, E>) -> Result<Found, E> {

@@ -11,7 +11,7 @@ use xip_vm::{End, Ended, Figures, Guest, Options, Sample};
 
 use super::machine::{Attachment, Machine, how, say_if_slow, segment};
 use super::run::carry;
-use crate::failure::Failure;
+use crate::failure::{Failure, NOT_AS_IT_SHOULD_BE};
 use crate::output::{Output, count, printable, size};
 
 const HELP: &str = "\
@@ -19,8 +19,11 @@ Starts one guest, as `xip vm run` does, and says what its kernel says: how the v
 whether they are in place (STATX_ATTR_DAX); how many parts of 2 MiB of large files are mapped as one; what the guest's page cache \
 has of the volume, before and after the work; what the guest pays for the segment's page descriptors.\n\n\
 The work is PROGRAM; its output goes to standard error. Without one, nothing is run.\n\n\
-Exit status: 0 if everything looked at is in place, 1 if anything is not, or the guest could not mount the volume; then the reason \
-is given.\n\n\
+Exit codes:
+  0  everything looked at is in place
+  1  it could not be looked at: the guest or the work failed, or the volume could not be mounted
+  2  the command line makes no sense
+  4  something is not in place\n\n\
 Examples:
   xip vm check debian
   xip vm check debian -- python3 -c 'import json'
@@ -130,7 +133,7 @@ impl Args {
                 printable(&file.path)
             ),
         };
-        Err(Failure::new(error).remedy(remedy))
+        Err(Failure::new(error).remedy(remedy).with_code(NOT_AS_IT_SHOULD_BE))
     }
 }
 
