@@ -65,12 +65,16 @@ fn what_is_done_is_said_when_asked_for() {
 fn nothing_in_a_store_is_said_by_its_name() {
     let place = Place::new();
     let store = place.path("segments");
+    std::fs::remove_dir(&store).unwrap();
     for command in ["ls", "stat"] {
         let ran = place.run([command]).succeeds();
         assert_eq!(ran.out, "");
         assert_eq!(ran.err, format!("xip: no segments in {}\n", store.display()));
         assert_eq!(place.run([command, "--json"]).succeeds().json(), serde_json::json!([]));
     }
+    assert!(!store.exists(), "who only looks makes no directory");
+    std::fs::create_dir(&store).unwrap();
+    assert_eq!(place.run(["ls"]).succeeds().err, format!("xip: no segments in {}\n", store.display()));
 }
 
 #[test]

@@ -18,25 +18,30 @@ pub(crate) struct Directory {
     fd: OwnedFd,
 }
 
-impl Directory {
-    /// Where segments are when nobody says otherwise.
-    pub(crate) fn default_path() -> PathBuf {
-        let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
-        if let Some(path) = set("XIP_DIR") {
-            return path;
-        }
-        let uid = rustix::process::geteuid().as_raw();
-        let run = set("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}").into());
-        // After `su` or `sudo` the variable can still name the directory of someone else.
-        match rustix::fs::stat(&run) {
-            Ok(stat) if stat.st_uid == uid => run.join("xip"),
-            _ => format!("/tmp/xip-{uid}").into(),
-        }
+/// Where segments are when nobody says otherwise, as [`Store::open_default`](crate::Store::open_default) has it. While this directory
+/// is not there, there are none.
+pub fn default_directory() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = set("XIP_DIR") {
+        return absolute(&path);
     }
+    let uid = rustix::process::geteuid().as_raw();
+    let run = set("XDG_RUNTIME_DIR").unwrap_or_else(|| format!("/run/user/{uid}").into());
+    // After `su` or `sudo` the variable can still name the directory of someone else.
+    match rustix::fs::stat(&run) {
+        Ok(stat) if stat.st_uid == uid => absolute(&run.join("xip")),
+        _ => format!("/tmp/xip-{uid}").into(),
+    }
+}
 
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+impl Directory {
     /// Opens it; makes it when it is not there, for its owner alone.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let path = absolute(path);
         let failed = |action| {
             let path = path.clone();
             move |errno| Error::File { action, path, errno }

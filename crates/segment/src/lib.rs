@@ -30,6 +30,7 @@ pub mod stat;
 mod store;
 mod wire;
 
+pub use directory::default_directory;
 pub use error::{Error, Result};
 pub use file::{Access, MappedFile};
 pub use holder::Lease;

@@ -3,7 +3,7 @@
 //! Lock order: one name's lock at a time. Where a second name comes into it (a socket without a holder is found), its
 //! lock is only tried, so nobody waits for a lock while holding one.
 
-use crate::directory::{Directory, Lock};
+use crate::directory::{Directory, Lock, default_directory};
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
 use crate::holder::{self, Answer, Lease, Task};
@@ -85,7 +85,7 @@ impl Store {
     /// # Errors
     /// The directory cannot be made, or others can write to it.
     pub fn open_default() -> Result<Self> {
-        Self::open(Directory::default_path())
+        Self::open(default_directory())
     }
 
     /// The segments in a directory. It is made when it is not there.
