@@ -89,7 +89,7 @@ fn judge(image: &Path) {
 }
 
 fn next(input: &mut Input<'_>) -> Option<Op> {
-    let which = input.byte()? % 48;
+    let which = input.byte()? % 50;
     // Few operations need more than three of these.
     let mut below = |end: usize| input.byte().map(|byte| usize::from(byte) % end);
     Some(match which {
@@ -114,6 +114,8 @@ fn next(input: &mut Input<'_>) -> Option<Op> {
                 23 | 24 => Op::Map(slot, below(4)?, 1 + below(16)?, below(3)? as u8),
                 25 => Op::Unmap(slot),
                 26 => Op::MapTail(slot, below(256)? as u8),
+                48 => Op::OpenUnnamed(slot, below(PATHS.len())?),
+                49 => Op::LinkOpen(slot, below(PATHS.len())?),
                 _ => {
                     let (at, len) = (place(input)?, input.len()?);
                     let mut more = || Some((0..input.byte()? % 4).map_while(|_| input.len()).collect());

@@ -54,6 +54,28 @@ impl<D: Device, E: Env> Volume<D, E> {
         new: &NewInode<'_>,
         umask: u16,
     ) -> Result<InodeNo, Error> {
+        self.inheriting(parent, Some(name), new, umask)
+    }
+
+    /// Makes an empty regular file that has no name, as `O_TMPFILE` does, and gets from `directory` what a file in it would. It is for its
+    /// maker to see that it ends: by [`Volume::release`], unless [`Volume::link_unnamed`] gives it a name.
+    ///
+    /// # Errors
+    /// As [`Volume::create`]; [`Error::WrongKind`] for anything but a regular file.
+    pub fn create_unnamed(&self, directory: InodeNo, new: &NewInode<'_>, umask: u16) -> Result<InodeNo, Error> {
+        if !matches!(new.kind, NewKind::Regular) {
+            return Err(Error::WrongKind);
+        }
+        self.inheriting(directory, None, new, umask)
+    }
+
+    fn inheriting(
+        &self,
+        parent: InodeNo,
+        name: Option<&[u8]>,
+        new: &NewInode<'_>,
+        umask: u16,
+    ) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
         let parent = self.node(parent)?;
@@ -78,7 +100,13 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// Apart, because of the room that it takes on the stack.
     #[inline(never)]
-    fn create_by_list(&self, parent: &Node, name: &[u8], new: &mut NewInode<'_>, umask: u16) -> Result<InodeNo, Error> {
+    fn create_by_list(
+        &self,
+        parent: &Node,
+        name: Option<&[u8]>,
+        new: &mut NewInode<'_>,
+        umask: u16,
+    ) -> Result<InodeNo, Error> {
         let Some(mut list) = self.list(parent.number, DEFAULT)? else {
             new.permissions &= !(umask & NINE);
             return self.create_as(parent, name, new, None);

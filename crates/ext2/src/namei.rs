@@ -1,8 +1,9 @@
-//! New names: create, link.
+//! New files and new names: create, link.
 //!
 //! Order of stores when something is made (contract 7, rule 1): a directory's first block; the inode, whole; then the
 //! entry that names it, which publishes. Link counts go up before the name that they count, so that a crash leaves
-//! them too high, never too low.
+//! them too high, never too low. A file that is made without a name is what [`Volume::unlink`] leaves of one that is open, and as
+//! that is leaked by a crash; its first name comes as any other.
 
 use crate::alloc::Reservation;
 use crate::dir::{self, DirBlocks};
@@ -79,30 +80,35 @@ impl<D: Device, E: Env> Volume<D, E> {
     pub fn create(&self, parent: InodeNo, name: &[u8], new: &NewInode<'_>) -> Result<InodeNo, Error> {
         self.check_writable()?;
         let _guard = self.env.exclusive(LockId::Inode(parent.0));
-        self.create_as(&self.node(parent)?, name, new, None)
+        self.create_as(&self.node(parent)?, Some(name), new, None)
     }
 
-    /// As [`Volume::create`], by one who has the lock of `parent`, and with attributes.
+    /// As [`Volume::create`], by one who has the lock of `parent`, and with attributes; without a name, as
+    /// [`Volume::create_unnamed`].
     pub(crate) fn create_as(
         &self,
         parent: &Node,
-        name: &[u8],
+        name: Option<&[u8]>,
         new: &NewInode<'_>,
         attributes: Option<&Attributes<'_>>,
     ) -> Result<InodeNo, Error> {
         let mut directory = self.live_directory(parent)?;
+        let Some(name) = name else {
+            let (number, mut record) = self.new_inode(parent, new)?;
+            record.set_links(0);
+            if let Err(error) = self.make(number, parent.number, new, &mut record, attributes) {
+                let _ = self.unmake(number, false, None);
+                return Err(error);
+            }
+            self.fence()?;
+            return Ok(number);
+        };
         let is_directory = matches!(new.kind, NewKind::Directory);
         let room = self.room(&mut directory, name)?;
         if is_directory && parent.links >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
-        let mut record = self.new_record(new)?;
-        let number = self.reserve_inode(parent.number, is_directory)?;
-        let at = self.inode_at(number)?;
-        if self.load(at + INODE_DTIME)? != [0; 4] {
-            // The number was another file's: who still has both number and generation of that finds out.
-            record.set_generation(u32::from_le_bytes(self.load(at + INODE_GENERATION)?).wrapping_add(1));
-        }
+        let (number, mut record) = self.new_inode(parent, new)?;
         let (mut made, mut counted) = (false, false);
         let named = self.make(number, parent.number, new, &mut record, attributes).and_then(|()| {
             made = true;
@@ -130,11 +136,36 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(number)
     }
 
+    /// A number for a new inode, and its record.
+    fn new_inode(&self, parent: &Node, new: &NewInode<'_>) -> Result<(InodeNo, RawInode), Error> {
+        let mut record = self.new_record(new)?;
+        let number = self.reserve_inode(parent.number, matches!(new.kind, NewKind::Directory))?;
+        let at = self.inode_at(number)?;
+        if self.load(at + INODE_DTIME)? != [0; 4] {
+            // The number was another file's: who still has both number and generation of that finds out.
+            record.set_generation(u32::from_le_bytes(self.load(at + INODE_GENERATION)?).wrapping_add(1));
+        }
+        Ok((number, record))
+    }
+
     /// Gives a file one more name.
     ///
     /// # Errors
-    /// [`Error::IsDirectory`], [`Error::TooManyLinks`], and as [`Volume::create`].
+    /// [`Error::NotFound`] for a file that has lost all of its names, [`Error::IsDirectory`], [`Error::TooManyLinks`], and as
+    /// [`Volume::create`].
     pub fn link(&self, parent: InodeNo, name: &[u8], number: InodeNo) -> Result<(), Error> {
+        self.link_as(parent, name, number, false)
+    }
+
+    /// Gives its first name to what [`Volume::create_unnamed`] made.
+    ///
+    /// # Errors
+    /// As [`Volume::create`].
+    pub fn link_unnamed(&self, parent: InodeNo, name: &[u8], number: InodeNo) -> Result<(), Error> {
+        self.link_as(parent, name, number, true)
+    }
+
+    fn link_as(&self, parent: InodeNo, name: &[u8], number: InodeNo, first: bool) -> Result<(), Error> {
         self.check_writable()?;
         // Both change; the lower number first, as the order of locks has it.
         let (low, high) = (parent.min(number), parent.max(number));
@@ -147,7 +178,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         if node.links >= MAX_LINKS {
             return Err(Error::TooManyLinks);
         }
-        if node.links == 0 {
+        if node.links == 0 && !first {
             return Err(Error::NotFound);
         }
         let parent = self.node(parent)?;

@@ -287,6 +287,19 @@ impl Volume {
     }
 }
 
+impl File {
+    /// Gives it one more name; its first, if [`OpenOptions::open_unnamed`] made it.
+    ///
+    /// # Errors
+    /// `link` exists; the file has lost all of its names (`ENOENT`), or has as many as it can; no space; the volume is only read.
+    pub fn link(&self, link: impl AsRef<Path>) -> Result<()> {
+        self.volume().named(link.as_ref(), |place, directory| match place.slash {
+            true => Err(VolumeError::NotFound),
+            false => self.volume().inodes().link(self.ino(), directory, &place.name),
+        })
+    }
+}
+
 /// A directory that is being emptied.
 struct Level {
     parent: Held,

@@ -148,13 +148,29 @@ impl<'v> Inodes<'v> {
         Err(Error::Busy)
     }
 
-    /// Gives a file that is no directory one more name.
+    /// Makes an empty regular file that has no name, and holds it: it goes when nobody does, unless [`Inodes::link`] gives it a name.
+    /// What it gets from `directory`, and `umask`, are as in [`Inodes::create_masked`].
+    ///
+    /// # Errors
+    /// As [`xip_ext2::Volume::create_unnamed`].
+    pub fn create_unnamed(self, directory: InodeNo, new: &NewInode<'_>, umask: u32) -> Result<Held, Error> {
+        self.live()?;
+        let held = self.hold(self.0.0.fs.create_unnamed(directory, new, (umask & 0o777) as u16)?);
+        self.0.0.opens.iter().for_each(|opens| opens.unnamed(held.ino()));
+        Ok(held)
+    }
+
+    /// Gives a file that is no directory one more name, or its first to one that was made without.
     ///
     /// # Errors
     /// As [`xip_ext2::Volume::link`].
     pub fn link(self, ino: InodeNo, directory: InodeNo, name: &[u8]) -> Result<(), Error> {
         self.live()?;
-        self.0.0.fs.link(directory, name, ino)
+        let (fs, opens) = (&self.0.0.fs, self.0.0.opens.as_ref());
+        match opens.filter(|opens| opens.gets_name(ino)) {
+            None => fs.link(directory, name, ino),
+            Some(opens) => fs.link_unnamed(directory, name, ino).inspect_err(|_| opens.unnamed(ino)),
+        }
     }
 
     /// Takes a name away from a file that is no directory. With the last one the file goes, as soon as nobody holds it.

@@ -18,8 +18,10 @@ use xip_ext2::InodeNo;
 /// How often a walk is overtaken before it makes others wait.
 pub(crate) const PATIENCE: u32 = 8;
 
-/// Its last name is gone, but it is held. Below this bit of a state is how often.
+/// It has no name, but it is held: its last one is gone, or it was made without one.
 const NAMELESS: u32 = 1 << 31;
+/// Besides, it never had one, and may get one. Below this bit of a state is how often it is held.
+const UNNAMED: u32 = 1 << 30;
 
 pub(crate) struct Opens {
     /// Of each inode; 0 for one that nobody holds.
@@ -64,7 +66,7 @@ impl Opens {
     pub(crate) fn let_go(&self, ino: InodeNo) -> bool {
         self.change(ino, |state| match state {
             // The last.
-            _ if state == NAMELESS | 1 => (0, true),
+            _ if state & !UNNAMED == NAMELESS | 1 => (0, true),
             _ => (state.saturating_sub(1), false),
         })
     }
@@ -92,6 +94,21 @@ impl Opens {
                 Err(now) => state = now,
             }
         }
+    }
+
+    /// What the caller has made and holds has no name.
+    pub(crate) fn unnamed(&self, ino: InodeNo) {
+        if let Some(state) = self.states.get(ino.0) {
+            state.fetch_or(NAMELESS | UNNAMED, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether this inode, which the caller holds, never had a name. If so it counts as named from here on: whoever takes the name
+    /// away that it gets is to find it so. Where it gets none, the caller says so by [`Opens::unnamed`].
+    pub(crate) fn gets_name(&self, ino: InodeNo) -> bool {
+        let named = |state| (state & UNNAMED != 0).then_some(state & !(NAMELESS | UNNAMED));
+        let state = self.states.get(ino.0);
+        state.is_some_and(|state| state.fetch_update(Ordering::AcqRel, Ordering::Acquire, named).is_ok())
     }
 
     /// How many inodes were given back.

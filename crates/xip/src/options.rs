@@ -175,6 +175,35 @@ impl OpenOptions {
         Err(named(xip_ext2::Error::Busy))
     }
 
+    /// Makes a file that has no name, and opens it: it goes with its last close. What it would get from `directory` if it were in it, it
+    /// gets. When it is whole, [`File::link`] can give it a name: nobody sees it before, and a crash leaves all of it there or
+    /// nothing, if it was synced. Asks for write or append; what is said of making and cutting does not matter.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), xip::Error> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let volume = xip::Volume::create(directory.path().join("image"), 1 << 20)?;
+    /// let file = xip::OpenOptions::new().write(true).open_unnamed(&volume, "/")?;
+    /// file.write_all_at(b"all of it", 0)?;
+    /// file.sync_all()?;
+    /// file.link("/settings")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `directory` leads nowhere, or not to a directory; no space; `EINVAL` and `EROFS` as for [`OpenOptions::open`].
+    pub fn open_unnamed(&self, volume: &Volume, directory: impl AsRef<Path>) -> Result<File> {
+        self.check()?;
+        if !self.writes() {
+            return Err(Error::Invalid("a file without a name is opened to be written or appended to"));
+        }
+        volume.at(directory.as_ref(), true, |directory| {
+            let held = volume.inodes().create_unnamed(directory, &self.new_inode(volume), self.umask)?;
+            File::open_held(held, self.access(), self.writer())
+        })
+    }
+
     /// Opens what has this number.
     pub(crate) fn open_inode(&self, volume: &Volume, ino: InodeNo) -> Result<File> {
         self.check()?;
@@ -182,12 +211,15 @@ impl OpenOptions {
     }
 
     fn make(&self, volume: &Volume, directory: InodeNo, name: &[u8]) -> Result<File, xip_ext2::Error> {
+        let held = volume.inodes().create_masked(directory, name, &self.new_inode(volume), self.umask)?;
+        File::open_held(held, self.access(), self.writer())
+    }
+
+    fn new_inode(&self, volume: &Volume) -> NewInode<'static> {
         let (uid, gid) = self.owner.unwrap_or(volume.0.owner);
         // The lower 12 bits fit.
         let permissions = (self.mode & 0o7777) as u16;
-        let new = NewInode { kind: NewKind::Regular, permissions, uid, gid };
-        let held = volume.inodes().create_masked(directory, name, &new, self.umask)?;
-        File::open_held(held, self.access(), self.writer())
+        NewInode { kind: NewKind::Regular, permissions, uid, gid }
     }
 
     /// Of one who holds it.

@@ -24,6 +24,7 @@ use pins::Maps;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use shuttle::{Config, Runner, thread};
+use sync::{AtomicU32, Ordering};
 use xip_core::ops::{self, Writer};
 use xip_core::{
     Alone, Create, Device, Env, Extent, Freed, Host, LockId, Mapping, PAGE_SIZE, PageIndex, Run, Timestamp,
@@ -329,11 +330,8 @@ fn books(careful: bool) {
         }
     }));
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert_eq!(
-        world.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().flatten().count(),
-        1,
-        "one has a name, the others are given back"
-    );
+    let left = world.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter().flatten().count();
+    assert_eq!(left, 1, "one has a name, the others are given back");
 }
 
 /// A file lives as long as someone has it, and a number that a walk has found is that of the file it found.
@@ -342,7 +340,38 @@ fn an_inode_that_is_held_is_not_given_back_and_each_is_once_in_every_order() {
     try_orders(|| books(true));
 }
 
+/// A file without a name gets one, which goes at once. It counts as named before anyone can see the name.
+fn first_name(careful: bool) {
+    let number = InodeNo(1);
+    let world = Arc::new((Opens::new(3), AtomicU32::new(0), AtomicU32::new(0)));
+    let (shared, (opens, names, given_back)) = (world.clone(), &*world);
+    opens.hold(number);
+    opens.unnamed(number);
+    let other = thread::spawn(move || {
+        let goes = shared.1.swap(0, Ordering::SeqCst) == 1 && shared.0.lost_name(number);
+        shared.2.fetch_add(u32::from(goes), Ordering::SeqCst);
+    });
+    assert!(!careful || opens.gets_name(number));
+    names.store(1, Ordering::SeqCst);
+    assert!(careful || opens.gets_name(number));
+    given_back.fetch_add(u32::from(opens.let_go(number)), Ordering::SeqCst);
+    other.join().unwrap();
+    let [names, given_back] = [names, given_back].map(|count| count.load(Ordering::SeqCst));
+    assert_eq!(names + given_back, 1, "how often it was given back");
+}
+
+#[test]
+fn a_file_whose_first_name_goes_at_once_is_given_back_once_in_every_order() {
+    try_orders(|| first_name(true));
+}
+
 // That mistakes are found: each of these does something wrong.
+
+#[test]
+#[should_panic(expected = "how often it was given back")]
+fn a_name_that_is_seen_before_it_counts_is_found_out() {
+    try_orders(|| first_name(false));
+}
 
 #[test]
 #[should_panic(expected = "another file's")]

@@ -220,6 +220,7 @@ impl World {
             Self::Files => vec![
                 Create("/new"),
                 Create("/d/new"),
+                CreateUnnamed("/d/whole", 5000),
                 Mkdir("/made"),
                 Mkdir("/d/made"),
                 Link("/a", "/link"),

@@ -12,6 +12,8 @@ pub type Disk<'a> = Volume<&'a Recorder, Alone>;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
     Create(&'static str),
+    /// Made without a name, with some bytes, and then given its name.
+    CreateUnnamed(&'static str, usize),
     Mkdir(&'static str),
     Link(&'static str, &'static str),
     /// Where, and how long the target is.
@@ -63,6 +65,9 @@ impl Op {
         let mut during = vec![before.clone()];
         match *self {
             Self::Create(path) => after.add(path, Node::new(Body::File(Data::new(Vec::new())), 0o640))?,
+            Self::CreateUnnamed(path, len) => {
+                after.add(path, Node::new(Body::File(Data::new(self.bytes(0, len))), 0o640))?;
+            }
             Self::Mkdir(path) => after.add(path, Node::directory())?,
             Self::Link(from, to) => after.link(from, to)?,
             Self::Symlink(path, len) => after.add(path, Node::new(Body::Symlink(target(len)), 0o777))?,
@@ -144,6 +149,20 @@ impl Op {
         };
         match *self {
             Self::Create(path) => new(path, NewKind::Regular, 0o640),
+            Self::CreateUnnamed(path, len) => {
+                let (parent, name) = split(path);
+                let parent = find(volume, parent)?;
+                let new = NewInode { kind: NewKind::Regular, permissions: 0o640, uid: 0, gid: 0 };
+                let number = volume.create_unnamed(parent, &new, 0)?;
+                let File::InPlace(file) = volume.file(number)? else { unreachable!("the device has direct access") };
+                let how = Writer { durable: Durable::All, ..Writer::default() };
+                let done = ops::write(&file, 0, &self.bytes(0, len), &how).and_then(|done| match done == len {
+                    true => volume.link_unnamed(parent, name.as_bytes(), number),
+                    false => Err(Error::NoSpace),
+                });
+                // As a program that gives it up.
+                done.or_else(|error| volume.release(number).and(Err(error)))
+            }
             Self::Mkdir(path) => new(path, NewKind::Directory, 0o755),
             Self::Link(from, to) => {
                 let (parent, name) = split(to);

@@ -48,6 +48,8 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     let bytes = prop_oneof![
         5 => (slot(), path(), 0..8u8).prop_map(|(slot, path, how)| Op::Open(slot, path, how)),
+        1 => (slot(), path()).prop_map(|(slot, path)| Op::OpenUnnamed(slot, path)),
+        1 => (slot(), path()).prop_map(|(slot, path)| Op::LinkOpen(slot, path)),
         1 => slot().prop_map(Op::Close),
         4 => (slot(), place(), len(), any::<u8>()).prop_map(|(slot, at, len, byte)| Op::Write(slot, at, len, byte)),
         1 => (slot(), place(), prop::collection::vec(len(), 0..4), any::<u8>())

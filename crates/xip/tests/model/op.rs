@@ -26,6 +26,10 @@ pub enum Op {
     RemoveAttribute(Name, usize),
     /// To append; made if it is not there; cut to nothing: a bit each.
     Open(Slot, Name, u8),
+    /// A file without a name, in a directory.
+    OpenUnnamed(Slot, Name),
+    /// A name for a file that is open.
+    LinkOpen(Slot, Name),
     Close(Slot),
     Write(Slot, At, Len, u8),
     Writev(Slot, At, Vec<Len>, u8),

@@ -131,13 +131,16 @@ impl FileModel {
 pub struct Model {
     pub nodes: Vec<Node>,
     pub attributes: Vec<BTreeMap<String, Vec<u8>>>,
+    /// Files that never had a name, and may get one.
+    pub unnamed: BTreeSet<Id>,
 }
 
 pub const ROOT: Id = 0;
 
 impl Model {
     pub fn new() -> Self {
-        Self { nodes: vec![Node::Directory(BTreeMap::new())], attributes: vec![BTreeMap::new()] }
+        let (nodes, attributes) = (vec![Node::Directory(BTreeMap::new())], vec![BTreeMap::new()]);
+        Self { nodes, attributes, unnamed: BTreeSet::new() }
     }
 
     pub fn file(&mut self, id: Id) -> &mut FileModel {
@@ -185,9 +188,32 @@ impl Model {
 
     pub fn make(&mut self, path: &str, node: Node) -> bool {
         let Some((parent, name)) = self.place(path).filter(|_| self.find(path).is_none()) else { return false };
+        let id = self.add(node);
+        self.entries_mut(parent).insert(name.into(), id);
+        true
+    }
+
+    fn add(&mut self, node: Node) -> Id {
         self.nodes.push(node);
         self.attributes.push(BTreeMap::new());
-        let id = self.nodes.len() - 1;
+        self.nodes.len() - 1
+    }
+
+    /// A file without a name, in a directory.
+    pub fn make_unnamed(&mut self, directory: &str) -> Option<Id> {
+        self.entries(self.find(directory)?)?;
+        let id = self.add(Node::File(FileModel::default()));
+        self.unnamed.insert(id);
+        Some(id)
+    }
+
+    /// One more name for a file that is open, unless it has lost all that it had.
+    pub fn link_open(&mut self, id: Id, to: &str) -> bool {
+        let place = self.place(to).filter(|_| self.find(to).is_none());
+        let Some((parent, name)) = place.filter(|_| self.links(id) > 0 || self.unnamed.contains(&id)) else {
+            return false;
+        };
+        self.unnamed.remove(&id);
         self.entries_mut(parent).insert(name.into(), id);
         true
     }

@@ -141,6 +141,23 @@ impl World {
                     (opened, id) => agree(opened, id.is_some()),
                 }
             }
+            Op::OpenUnnamed(slot, path) => {
+                let opened = OpenOptions::new().read(true).write(true).open_unnamed(volume, PATHS[path]);
+                if is_full(volume, &opened)? {
+                    return Ok(());
+                }
+                match (opened, model.make_unnamed(PATHS[path])) {
+                    (Ok(file), Some(id)) => {
+                        self.open[slot] = Some(Opened { id, append: false, file: Arc::new(file) });
+                        Ok(())
+                    }
+                    (opened, id) => agree(opened, id.is_some()),
+                }
+            }
+            Op::LinkOpen(slot, path) => {
+                let Some(Opened { id, file, .. }) = &self.open[slot] else { return Ok(()) };
+                both(volume, file.link(PATHS[path]), || model.link_open(*id, PATHS[path]))
+            }
             Op::Close(slot) => {
                 self.open[slot] = None;
                 Ok(())
