@@ -62,6 +62,11 @@ fn registers_signal_mask_and_descriptors_are_as_they_were() {
 }
 
 #[test]
+fn processors_are_those_that_it_had() {
+    case("traps", "processors");
+}
+
+#[test]
 fn a_part_mapped_anew_over_the_same_is_kept_and_is_as_asked_for() {
     case("traps", "again");
     case("traps", "again-untouched");

@@ -7,7 +7,7 @@ use crate::report::{FileReport, Reason, Report};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, fcntl_getfl, open, openat2, readlink};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -56,7 +56,7 @@ pub(super) struct Files<'a> {
     /// Where in the segment the volume begins, in bytes.
     start: u64,
     mounts: Mounts,
-    known: HashMap<u64, Known>,
+    known: BTreeMap<u64, Known>,
     /// The mount namespace of the run.
     home: Option<PathBuf>,
     session: &'a Session,
@@ -70,7 +70,7 @@ impl<'a> Files<'a> {
             volume,
             start,
             mounts,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             home: None,
             session,
             processes: Processes::default(),

@@ -14,13 +14,13 @@
 //!   else is served. Threads of the program could make the memory dumpable again meanwhile; the second filter
 //!   ([`crate::seccomp::shield`]), which they are under, has them wait for the runner instead.
 
-use super::stub::{self, At, Entry, PR_GET_DUMPABLE, Script, Slot};
+use super::stub::{self, At, Entry, PR_GET_DUMPABLE, Returns, Script, Slot};
 use super::sys::{self, EVENT_STOP, Gone, Registers, Result, Status};
+use super::turns::Held;
 use super::{Ride, Scripted, Tracer};
 use crate::place::Piece;
 use crate::seccomp::{MAGIC, Stop};
 use libc::pid_t;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 
 /// A mapping to make, the file it is of, and what of the file.
@@ -31,7 +31,6 @@ fn entries(work: &[Work]) -> Vec<Entry> {
 }
 
 /// A thread that has our page in its new program, as it says itself.
-#[derive(Clone, Copy)]
 pub(super) struct Given {
     pub(super) page: u64,
     /// The page's descriptor there, still open.
@@ -39,6 +38,7 @@ pub(super) struct Given {
     saved: Registers,
     blocked: u64,
     stopped: bool,
+    held: Option<Held>,
 }
 
 /// A thread that makes calls for us.
@@ -53,14 +53,21 @@ pub(super) struct Injection<'t, 'a> {
     blocked: u64,
     /// The thread was seen in a group-stop, to which it must return.
     stopped: bool,
+    /// Only the thread, not a helper, and only until it goes on by itself.
+    held: Option<Held>,
 }
 
 impl<'t, 'a> Injection<'t, 'a> {
     /// On a thread in a seccomp stop.
     pub(super) fn at_call(tracer: &'t mut Tracer<'a>, thread: pid_t, page: u64, saved: Registers) -> Result<Self> {
+        let held = tracer.turns.hold(thread, false);
+        Self::on(tracer, thread, page, saved, held)
+    }
+
+    fn on(tracer: &'t mut Tracer<'a>, thread: pid_t, page: u64, saved: Registers, held: Option<Held>) -> Result<Self> {
         let blocked = sys::blocked_signals(thread)?;
         sys::block_signals(thread, !0)?;
-        Ok(Self { tracer, thread, page, saved, blocked, stopped: false })
+        Ok(Self { tracer, thread, page, saved, blocked, stopped: false, held })
     }
 
     /// On a thread that is about to enter a new program: gives it our page. `instruction` is the address of a `syscall`
@@ -71,7 +78,8 @@ impl<'t, 'a> Injection<'t, 'a> {
         saved: Registers,
         instruction: u64,
     ) -> Result<Option<Given>> {
-        let mut this = Self::at_call(tracer, thread, 0, saved)?;
+        let held = tracer.turns.hold(thread, true);
+        let mut this = Self::on(tracer, thread, 0, saved, held)?;
         // Back to that same instruction after each call, with the result as the number of a call that is none.
         let nothing = u64::from(MAGIC) + 1;
         let come_back = Registers { rip: instruction, r8: this.cookie(), rax: nothing, orig_rax: u64::MAX, ..saved };
@@ -81,7 +89,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let stub = this.tracer.stub.clone();
         sys::set_registers(thread, &Registers { orig_rax: MAGIC.into(), ..come_back })?;
         sys::resume(thread, 0)?;
-        let fd = this.answer_notification(stub.borrow().fd(), Some(nothing.cast_signed()))?;
+        let fd = this.answer_notification(stub.borrow().fd(), Some(nothing.cast_signed()), false)?;
         this.wait_injected()?;
         let Some(fd) = fd else {
             this.finish(None)?;
@@ -109,13 +117,13 @@ impl<'t, 'a> Injection<'t, 'a> {
             this.finish(None)?;
             return Ok(None);
         }
-        Ok(Some(Given { page, fd, saved, blocked: this.blocked, stopped: this.stopped }))
+        Ok(Some(Given { page, fd, saved, blocked: this.blocked, stopped: this.stopped, held: this.held }))
     }
 
     /// Goes on with a thread that was given our page.
     pub(super) fn entered(tracer: &'t mut Tracer<'a>, thread: pid_t, given: Given) -> Self {
-        let Given { page, saved, blocked, stopped, .. } = given;
-        Self { tracer, thread, page, saved, blocked, stopped }
+        let Given { page, saved, blocked, stopped, held, .. } = given;
+        Self { tracer, thread, page, saved, blocked, stopped, held }
     }
 
     pub(super) fn page(&self) -> u64 {
@@ -131,7 +139,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         let r8 = self.cookie() | r8 & 0xffff_ffff;
         let (orig_rax, rip) = (number.cast_unsigned(), self.page + then.offset());
-        Registers { orig_rax, rip, rdi, rsi, rdx, r10, r8, r9, ..self.saved }
+        Registers { orig_rax, rip, rdi, rsi, rdx, r10, r8, r9, rbx: 0, ..self.saved }
     }
 
     /// Makes a system call; its result, negative for an error. Of the fifth argument only the lower half is used.
@@ -149,7 +157,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let call = self.calling(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0], first);
         sys::set_registers(self.thread, &Registers { rsp, ..call })?;
         sys::resume(self.thread, 0)?;
-        self.answer_notification(self.tracer.segment, None)?;
+        self.answer_notification(self.tracer.segment, None, false)?;
         self.wait_injected()?;
         let after = sys::registers(self.thread)?;
         let result = after.r9.cast_signed();
@@ -157,12 +165,20 @@ impl<'t, 'a> Injection<'t, 'a> {
         Ok((done, result))
     }
 
-    /// Sends the thread, which is alone, off to map entries of the segment and to go on with `result` as the result of
-    /// its call, or with that of the last mapping. When it cannot do all of it, it stops: see [`Tracer::stranded`].
-    pub(super) fn send_off(self, work: Vec<Work>, slot: Slot, result: Option<u64>) -> Result<()> {
-        let script = Script::new(self.page).map(&entries(&work)).leave(&self.saved, self.blocked, result);
+    /// Sends the thread, which is alone, off to map entries of the segment in the place of its call, and to go on. When it
+    /// cannot do all of it, it stops: see [`Tracer::stranded`].
+    pub(super) fn send_off(self, work: Vec<Work>, slot: Slot) -> Result<()> {
+        let script = Script::new(self.page).map(&entries(&work)).leave(&self.saved, self.blocked, Returns::Last);
         let call = self.calling(libc::SYS_prctl, [PR_GET_DUMPABLE, 0, 0, 0, 0, 0], At::Alone);
-        self.send(call, &script, work, slot, result)
+        self.send(call, &script, work, slot, Returns::Last)
+    }
+
+    /// The same behind its own `mmap`, with these arguments: the entries go over that, and their addresses count from there.
+    pub(super) fn send_off_behind(self, own: [u64; 6], work: Vec<Work>, slot: Slot) -> Result<()> {
+        let script = Script::new(self.page).borrow_alone(&entries(&work));
+        let script = script.leave(&self.saved, self.blocked, Returns::Own);
+        let call = self.calling(libc::SYS_mmap, own, At::Own);
+        self.send(call, &script, work, slot, Returns::Own)
     }
 
     /// The same for one that enters a new program: it also closes the page's descriptor, and seals the page.
@@ -174,20 +190,13 @@ impl<'t, 'a> Injection<'t, 'a> {
         if !work.is_empty() {
             script = script.borrow_alone(&entries(&work));
         }
-        let script = script.leave(&self.saved, self.blocked, Some(self.saved.rax));
+        let result = Returns::Value(self.saved.rax);
+        let script = script.leave(&self.saved, self.blocked, result);
         let call = self.calling(libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0], At::Script);
-        let result = Some(self.saved.rax);
         self.send(call, &script, work, slot, result)
     }
 
-    fn send(
-        mut self,
-        call: Registers,
-        script: &Script,
-        work: Vec<Work>,
-        slot: Slot,
-        result: Option<u64>,
-    ) -> Result<()> {
+    fn send(mut self, call: Registers, script: &Script, work: Vec<Work>, slot: Slot, result: Returns) -> Result<()> {
         let borrows = !work.is_empty();
         let start = self.tracer.stub.borrow().write(&slot, script).map_err(|_| Gone)?;
         let (saved, blocked, page) = (self.saved, self.blocked, self.page);
@@ -197,9 +206,12 @@ impl<'t, 'a> Injection<'t, 'a> {
             known.ride = Some(ride);
         }
         sys::set_registers(self.thread, &Registers { rsp: start, ..call })?;
+        if !borrows {
+            self.held = None;
+        }
         sys::resume(self.thread, 0)?;
         if borrows {
-            self.answer_notification(self.tracer.segment, None)?;
+            self.answer_notification(self.tracer.segment, None, true)?;
         }
         if self.stopped { sys::interrupt(self.thread) } else { Ok(()) }
     }
@@ -265,6 +277,7 @@ impl<'t, 'a> Injection<'t, 'a> {
                 break;
             }
         }
+        self.tracer.turns.ended(self.thread);
     }
 
     /// Everything as it was, but for the result of the program's call; the program goes on.
@@ -281,7 +294,8 @@ impl<'t, 'a> Injection<'t, 'a> {
         self.release()
     }
 
-    fn release(&self) -> Result<()> {
+    fn release(mut self) -> Result<()> {
+        self.held = None;
         sys::block_signals(self.thread, self.blocked)?;
         if self.stopped {
             sys::interrupt(self.thread)?;
@@ -326,47 +340,47 @@ impl<'t, 'a> Injection<'t, 'a> {
         }
     }
 
-    /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. With `value` that is
-    /// what its call returns; otherwise the number of the descriptor there, which is also what this gives.
-    fn answer_notification(&mut self, fd: BorrowedFd<'_>, value: Option<i64>) -> Result<Option<u32>> {
+    /// Waits for the thread's notification; its number.
+    fn notification(&mut self) -> Result<u64> {
         // How long to wait for it before looking at the thread itself; less while things happen to the thread, such as
         // stops and continues, each of which ends its call and makes it anew.
         const QUIET: i64 = 20_000_000;
         const BUSY: i64 = 200_000;
         let mut wait = QUIET;
         loop {
-            let listener = self.tracer.listener.as_fd();
-            let mut polled = [PollFd::new(&listener, PollFlags::IN)];
-            let ready = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: wait }));
-            let received = match ready {
-                Ok(1..) if polled[0].revents().contains(PollFlags::IN) => sys::receive_notification(listener).ok(),
-                _ => None,
-            };
-            let Some((id, thread)) = received else {
-                // Nothing yet, or never more: the end of the last thread under the filter shows as a hang-up, at once and
-                // for ever. Is the thread still in its call?
-                let status = self.tracer.look_for(self.thread)?;
-                wait = if status.is_some() { BUSY } else { QUIET };
-                match status {
-                    None if matches!(ready, Ok(1..)) => std::thread::sleep(std::time::Duration::from_millis(1)),
-                    None => {}
-                    Some(Status::Event(EVENT_STOP, signal)) => {
-                        self.stopped |= signal != libc::SIGTRAP;
-                        sys::resume(self.thread, 0)?;
-                    }
-                    Some(Status::Signal(signal)) => sys::resume(self.thread, signal)?,
-                    Some(other) => {
-                        self.tracer.queue.push_back((self.thread, other));
-                        return Err(Gone);
-                    }
+            let status = match self.tracer.notification(self.thread, wait)? {
+                Some(Ok(id)) => return Ok(id),
+                Some(Err(status)) => status,
+                None => {
+                    wait = QUIET;
+                    continue;
                 }
-                continue;
             };
-            if thread != self.thread {
-                // A program that makes our call by itself.
-                let _ = sys::deny(listener, id, libc::ENOSYS);
-                continue;
+            wait = BUSY;
+            match status {
+                Status::Event(EVENT_STOP, signal) => {
+                    self.stopped |= signal != libc::SIGTRAP;
+                    sys::resume(self.thread, 0)?;
+                }
+                Status::Signal(signal) => sys::resume(self.thread, signal)?,
+                other => {
+                    self.tracer.queue.push_back((self.thread, other));
+                    return Err(Gone);
+                }
             }
+        }
+    }
+
+    /// Waits for the thread's notification and answers it with `fd`, or with the error that this gives. With `value` that is
+    /// what its call returns; otherwise the number of the descriptor there, which is also what this gives. `last`: the thread goes on
+    /// in the program by itself then.
+    fn answer_notification(&mut self, fd: BorrowedFd<'_>, value: Option<i64>, last: bool) -> Result<Option<u32>> {
+        loop {
+            let id = self.notification()?;
+            if last {
+                self.held = None;
+            }
+            let listener = self.tracer.listener.as_fd();
             let given = sys::give_fd(listener, id, fd, value.is_none());
             let answered = match (&given, value) {
                 (Ok(_), None) => Ok(()),
@@ -374,6 +388,7 @@ impl<'t, 'a> Injection<'t, 'a> {
                 (Err(_), Some(value)) => sys::answer(listener, id, value),
                 (Err(error), None) => sys::deny(listener, id, error.raw_os_error().unwrap_or(libc::EIO)),
             };
+            // Otherwise it was interrupted, and makes its call again.
             if answered.is_ok() {
                 return Ok(given.ok().and_then(|fd| u32::try_from(fd).ok()));
             }

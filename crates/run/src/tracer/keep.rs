@@ -10,9 +10,12 @@
 
 use super::inject::Work;
 use super::stub::{self, At};
-use super::sys::{self, Registers, Result};
+use super::sys::{self, EVENT_STOP, Registers, Result, Status};
+use super::turns::Held;
 use super::{Ride, Tracer};
+use crate::seccomp::MAGIC;
 use libc::pid_t;
+use rustix::fd::AsFd;
 use xip::PAGE_BYTES;
 
 /// Flags that leave no property behind that the list of mappings does not show.
@@ -31,17 +34,15 @@ impl Tracer<'_> {
         let &(entry, _, piece) = work;
         let flags = entry.flags & !u64::from(IGNORED.unsigned_abs());
         let (start, end) = (entry.address, entry.address.saturating_add(piece.len));
-        // With execution alone it could be a key of the processor that keeps the memory from being read. The cookie must have
-        // room beside the descriptor, and go without a trace.
+        // With execution alone it could be a key of the processor that keeps the memory from being read. Descriptor and flags must
+        // have room in one register beside the cookie, so that both come back.
+        let room = u16::try_from(saved.r8).ok().zip(u16::try_from(saved.r10).ok());
         let fits = flags == u64::from(FITTING.unsigned_abs())
             && entry.prot & !RIGHTS == 0
             && entry.prot & libc::PROT_READ.unsigned_abs() as u64 != 0
             && start.is_multiple_of(PAGE_BYTES)
-            && saved.r8 >> 32 == 0
             && self.threads.get(&thread).is_some_and(|known| known.plain);
-        if !fits {
-            return Ok(false);
-        }
+        let Some((descriptor, kind)) = room.filter(|_| fits) else { return Ok(false) };
         let segment = self.segment_id;
         let same = self.files.processes.memory(thread).is_some_and(|memory| {
             let there = sys::area_at(memory.maps(), start).is_some_and(|area| {
@@ -59,17 +60,50 @@ impl Tracer<'_> {
         if let Some(known) = self.threads.get_mut(&thread) {
             known.ride = Some(Ride { saved, page, work: vec![*work], script: None });
         }
+        let held = self.turns.hold(thread, false);
+        let (call, place) = match held {
+            Some(_) => (i64::from(MAGIC), At::Keep),
+            None => (libc::SYS_mprotect, At::Kept),
+        };
         // Address, length and rights are the same three arguments.
         let protect = Registers {
-            orig_rax: libc::SYS_mprotect.cast_unsigned(),
-            rip: page + At::Kept.offset(),
-            rcx: saved.rip,
-            r8: u64::from(self.cookie) << 32 | saved.r8,
+            orig_rax: call.cast_unsigned(),
+            rip: page + place.offset(),
+            r8: u64::from(self.cookie) << 32 | u64::from(kind.swap_bytes()) << 16 | u64::from(descriptor),
+            r10: saved.rip,
             ..saved
         };
         sys::set_registers(thread, &protect)?;
         sys::resume(thread, 0)?;
+        if let Some(held) = held {
+            self.let_go(thread, held)?;
+        }
         Ok(true)
+    }
+
+    /// A thread that is kept on the runner's processor says that it has gone on: then it may go where it likes.
+    fn let_go(&mut self, thread: pid_t, held: Held) -> Result<()> {
+        const WAIT: i64 = 20_000_000;
+        let (mut held, mut stopped) = (Some(held), false);
+        loop {
+            let Some(said) = self.notification(thread, WAIT)? else { continue };
+            held.take();
+            match said {
+                Ok(id) if sys::answer(self.listener.as_fd(), id, 0).is_ok() => break,
+                // Interrupted meanwhile: it makes its call again.
+                Ok(_) => {}
+                Err(Status::Event(EVENT_STOP, signal)) => {
+                    stopped |= signal != libc::SIGTRAP;
+                    sys::resume(thread, 0)?;
+                }
+                // A signal, or its end.
+                Err(status) => {
+                    self.queue.push_back((thread, status));
+                    break;
+                }
+            }
+        }
+        if stopped { sys::interrupt(thread) } else { Ok(()) }
     }
 
     /// The thread has come to our page and stopped: `mprotect` has failed. Its call is served as any other.

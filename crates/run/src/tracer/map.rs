@@ -1,9 +1,9 @@
 //! What a mapping of a file becomes: the program's own, with the segment over it.
 
 use super::files::Found;
-use super::inject::{Given, Injection, Work};
+use super::inject::{Injection, Work};
 use super::maps::{self, Mapping};
-use super::stub::{self, At, Entry, Slot};
+use super::stub::{self, At, Entry, Returns, Slot};
 use super::sys::{self, Registers, Result};
 use super::{Scripted, Tracer, keep};
 use crate::place::{Piece, Plan, Request};
@@ -75,7 +75,7 @@ impl<'a> Tracer<'a> {
         let mut injection = Injection::at_call(self, thread, page, registers)?;
         if let Some(work) = work {
             if alone && let Some(slot) = injection.tracer.take_slot() {
-                return injection.send_off(work, slot, None);
+                return injection.send_off(work, slot);
             }
             let done = match alone {
                 true => Some(injection.map(&work, At::Alone)?),
@@ -98,14 +98,24 @@ impl<'a> Tracer<'a> {
             registers.r8,
             offset,
         ];
+        let work = |address| {
+            let flags = kind(&registers) | registers.r10 & KEPT;
+            Target { ino, address, prot: registers.rdx, flags }.work(&plan)
+        };
+        // Whether that succeeds is not known before the thread has gone on: what is left is not to be counted then.
+        if alone
+            && plan.left.is_empty()
+            && plan.pieces.len() <= stub::MOST
+            && let Some(slot) = injection.tracer.take_slot()
+        {
+            return injection.send_off_behind(own, work(0), slot);
+        }
         let address = injection.call(SYS_mmap, own)?;
         if address < 0 && address > -4096 {
             return injection.finish(Some(address));
         }
         injection.tracer.count_left(ino, &plan);
-        let flags = kind(&registers) | registers.r10 & KEPT;
-        let target = Target { ino, address: address.cast_unsigned(), prot: registers.rdx, flags };
-        over(injection, target.work(&plan), alone, address)
+        over(injection, work(address.cast_unsigned()), alone, address)
     }
 
     /// Takes note of a piece that was mapped.
@@ -144,16 +154,19 @@ impl<'a> Tracer<'a> {
         }
         // Others could write to the memory that the thread made its calls in, and so have it say what they like: what counts
         // is what the kernel says of its page.
-        let page = given.filter(|&Given { page, .. }| self.page_is_at(thread, page));
-        let Some(given) = page else {
-            for (mapping, ino, _) in work {
-                self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
+        let trusted = given.as_ref().is_some_and(|given| self.page_is_at(thread, given.page));
+        let given = match given {
+            Some(given) if trusted => given,
+            given => {
+                for (mapping, ino, _) in work {
+                    self.files.count_left(ino, Reason::Refused, mapping.end - mapping.start);
+                }
+                return match given {
+                    Some(given) => Injection::entered(self, thread, given).finish(None),
+                    None if instruction.is_none() => sys::resume(thread, 0),
+                    None => Ok(()),
+                };
             }
-            return match given {
-                Some(given) => Injection::entered(self, thread, given).finish(None),
-                None if instruction.is_none() => sys::resume(thread, 0),
-                None => Ok(()),
-            };
         };
         let mut pieces = Vec::new();
         for (mapping, ino, plan) in &work {
@@ -212,12 +225,19 @@ impl<'a> Tracer<'a> {
             self.stub.borrow_mut().give_back(slot);
             return sys::resume(thread, 0);
         }
-        let done = stub::mapped(first, &now).min(ride.work.len());
-        self.count(&ride.work, done);
+        // The program's own call has failed: nothing is mapped, and nothing left.
+        let failed = result == Returns::Own && now.rbx == 0;
+        if !failed {
+            let done = stub::mapped(first, &now).min(ride.work.len());
+            self.count(&ride.work, done);
+        }
         self.stub.borrow_mut().give_back(slot);
-        // The program's own call says what is wrong, if that was it.
-        let orig_rax = if result.is_none() { ride.saved.orig_rax } else { u64::MAX };
-        let rax = result.unwrap_or(ride.saved.rax);
+        let (orig_rax, rax) = match result {
+            // The program's own call says what is wrong, if that was it.
+            Returns::Last => (ride.saved.orig_rax, ride.saved.rax),
+            Returns::Value(value) => (u64::MAX, value),
+            Returns::Own => (u64::MAX, if failed { now.r9 } else { now.rbx }),
+        };
         sys::set_registers(thread, &Registers { orig_rax, rax, ..ride.saved })?;
         sys::block_signals(thread, blocked)?;
         sys::resume(thread, 0)
@@ -266,68 +286,6 @@ impl<'a> Tracer<'a> {
     fn take_slot(&self) -> Option<Slot> {
         self.stub.borrow_mut().take()
     }
-
-    /// A thread is about to move a mapping or to change its size. One of the segment would grow into the next file's pages:
-    /// refused. Where others use the memory, all others are made to their end before anything else is served: else a thread could move a mapping
-    /// of the segment to where this one was seen not to be, and it would grow there.
-    pub(super) fn mremap(&mut self, thread: pid_t, by_32_bit: bool) -> Result<()> {
-        let registers = sys::registers(thread)?;
-        let (address, old, new) = if by_32_bit {
-            (registers.rbx & 0xffff_ffff, registers.rcx & 0xffff_ffff, registers.rdx & 0xffff_ffff)
-        } else {
-            (registers.rdi, registers.rsi, registers.rdx)
-        };
-        let (old, new) = (old.div_ceil(PAGE_BYTES), new.div_ceil(PAGE_BYTES));
-        // With an old size of 0 it makes a second mapping: no growth as long as it ends where the first does.
-        let in_segment = match new > old {
-            true => match self.segment_mapping(thread, address) {
-                Ok(found) => found,
-                // Not known is not allowed.
-                Err(_) => return refuse(thread, registers, libc::ENOMEM),
-            },
-            false => None,
-        };
-        let fits = |end| old == 0 && address.saturating_add(new.saturating_mul(PAGE_BYTES)) <= end;
-        let Some((_, offset)) = in_segment.filter(|&(end, _)| !fits(end)) else {
-            let alone = self.threads.get(&thread).is_some_and(|known| known.alone);
-            return if alone { sys::resume(thread, 0) } else { self.finish_call(thread).map(|_| ()) };
-        };
-        let bytes = (new - old).saturating_mul(PAGE_BYTES);
-        if let Some(ino) = self.owner(offset / PAGE_BYTES) {
-            self.files.count_left(ino, Reason::GrowthRefused, bytes);
-        }
-        refuse(thread, registers, libc::ENOMEM)
-    }
-
-    /// A thread is about to rearrange the pages of a mapping: not of one of the segment.
-    pub(super) fn remap(&mut self, thread: pid_t) -> Result<()> {
-        let registers = sys::registers(thread)?;
-        let in_segment = |address| !matches!(self.segment_mapping(thread, address), Ok(None));
-        if in_segment(registers.rdi) || in_segment(registers.rbx & 0xffff_ffff) {
-            return refuse(thread, registers, libc::EINVAL);
-        }
-        sys::resume(thread, 0)
-    }
-
-    /// The end of the segment's mapping that `address` is in, and where in the segment `address` is.
-    fn segment_mapping(&self, thread: pid_t, address: u64) -> rustix::io::Result<Option<(u64, u64)>> {
-        let text = maps::read(thread, "maps")?;
-        let found = maps::parse(&text).find(|mapping| (mapping.start..mapping.end).contains(&address));
-        let ours = found.filter(|found| (found.device, found.ino) == self.segment_id);
-        Ok(ours.map(|found| (found.end, found.offset + (address - found.start))))
-    }
-
-    /// The file that a page of the segment was mapped for.
-    fn owner(&self, page: u64) -> Option<u64> {
-        let (_, &(pages_end, ino)) = self.placed.range(..=page).next_back()?;
-        (page < pages_end).then_some(ino)
-    }
-}
-
-fn refuse(thread: pid_t, registers: Registers, errno: i32) -> Result<()> {
-    let rax = i64::from(-errno).cast_unsigned();
-    sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax, ..registers })?;
-    sys::resume(thread, 0)
 }
 
 /// Whether the program's mapping would come in the place of our page.
@@ -384,11 +342,6 @@ fn over(mut injection: Injection<'_, '_>, work: Vec<Work>, alone: bool, address:
         let done = injection.by_helper(|helper| all(helper, &work, At::Borrow))?;
         injection.tracer.count(&work, done.unwrap_or(0));
         return injection.finish(Some(address));
-    }
-    if work.len() <= stub::MOST
-        && let Some(slot) = injection.tracer.take_slot()
-    {
-        return injection.send_off(work, slot, Some(address.cast_unsigned()));
     }
     let done = all(&mut injection, &work, At::Alone)?;
     injection.tracer.count(&work, done);

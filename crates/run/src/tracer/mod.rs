@@ -6,7 +6,9 @@
 
 mod child;
 mod exec;
+mod family;
 mod files;
+mod grow;
 mod inject;
 mod keep;
 mod map;
@@ -16,21 +18,23 @@ mod signals;
 mod start;
 mod stub;
 mod sys;
+mod turns;
 
 pub(crate) use start::{run, trial};
 
 use crate::report::{End, Reason, Report};
-use crate::seccomp::{self, Stop};
+use crate::seccomp::Stop;
 use exec::Executing;
 use files::{Files, Found};
-use inject::{Injection, Work};
+use inject::Work;
 use libc::pid_t;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use stub::{Slot, Stub};
+use stub::{Returns, Slot, Stub};
 use sys::{EVENT_STOP, Gone, Registers, Result, Status};
+use turns::Turns;
 
 /// A thread of the program, or of what it started.
 #[derive(Debug)]
@@ -94,19 +98,18 @@ struct Scripted {
     slot: Slot,
     /// Address of the first entry.
     first: u64,
-    /// What the program's call returns; if nothing, the one mapping is in the place of that call.
-    result: Option<u64>,
+    result: Returns,
 }
 
 /// All that is traced.
 struct Tracer<'a> {
     /// The program's process.
     main: pid_t,
-    threads: HashMap<pid_t, Thread>,
+    threads: BTreeMap<pid_t, Thread>,
     /// What was learnt while waiting for something else.
     queue: VecDeque<(pid_t, Status)>,
     /// Processes that are about to become another program.
-    executing: HashMap<pid_t, Executing>,
+    executing: BTreeMap<pid_t, Executing>,
     listener: OwnedFd,
     segment: BorrowedFd<'a>,
     /// Device and inode number of the segment, as mappings show them.
@@ -115,6 +118,7 @@ struct Tracer<'a> {
     placed: BTreeMap<u64, (u64, u64)>,
     cookie: u32,
     stub: Rc<RefCell<Stub>>,
+    turns: Turns,
     files: Files<'a>,
     /// Where the kernel's page of code has a `syscall` instruction.
     instruction_at: Option<u64>,
@@ -209,28 +213,13 @@ impl Tracer<'_> {
         // A leader's end is told last, also when what it tells of is an exec that failed half-way in its name.
         self.executing.remove(&thread);
         self.forget(thread);
+        self.turns.ended(thread);
         self.files.processes.ended(thread);
         self.introduce_orphans();
         if thread == self.main {
             self.end = Some(end);
             for &other in self.threads.keys() {
                 sys::kill(other, libc::SIGKILL);
-            }
-        }
-    }
-
-    /// Lets those go on whose creator was killed before it told of them: nobody will now. They could be in a sandbox,
-    /// and so are taken to be in one. Whose creator's process is there still will be told of: a thread tells before it does
-    /// anything else.
-    fn introduce_orphans(&mut self) {
-        let unknown: Vec<_> =
-            self.threads.iter().filter(|(_, known)| !known.known).map(|(&thread, _)| thread).collect();
-        for thread in unknown {
-            let Some((process, parent)) = maps::family(thread) else { continue };
-            let creator = if process == thread { parent } else { process };
-            if !self.threads.values().any(|known| known.known && known.process == creator) {
-                self.threads.insert(thread, Thread { known: true, process, sandboxed: true, ..Thread::NEW });
-                let _ = sys::resume(thread, 0);
             }
         }
     }
@@ -275,6 +264,7 @@ impl Tracer<'_> {
     }
 
     fn stopped(&mut self, thread: pid_t, signal: i32) -> Result<()> {
+        self.turns.end();
         if !matches!(signal, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
             // The first stop of a new thread, or the end of a group-stop.
             return match self.threads.entry(thread).or_insert(Thread::NEW).known {
@@ -353,55 +343,6 @@ impl Tracer<'_> {
         }
     }
 
-    /// A thread is about to start another that uses its memory. From then on others could undo what keeps the segment's
-    /// descriptor out of sight, so they get the second filter first.
-    ///
-    /// One that is under it is about to start a thread or process. That is made to its end before anything else is served: a
-    /// copy of the memory, made while a helper works, would be undumpable for ever.
-    fn share(&mut self, thread: pid_t) -> Result<()> {
-        let known = self.threads.get(&thread);
-        if known.is_some_and(|known| known.shielded && !known.alone) {
-            sys::resume_to_syscall(thread)?;
-            match self.wait_for(thread)? {
-                Status::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE, _) => {
-                    return self.forked(thread);
-                }
-                Status::Syscall => return sys::resume(thread, 0),
-                other => self.queue.push_back((thread, other)),
-            }
-            return Ok(());
-        }
-        let page = known.filter(|known| known.alone && !known.shielded && !known.sandboxed && known.lender.is_none());
-        let Some(page) = page.and_then(|known| known.page) else { return sys::resume(thread, 0) };
-        if !self.has_page(thread, page) {
-            return sys::resume(thread, 0);
-        }
-        let saved = sys::registers(thread)?;
-        let shield = seccomp::shield(self.cookie);
-        let program = self.stub.borrow().write_filter(page, &shield).map_err(|_| Gone)?;
-        let mut injection = Injection::at_call(self, thread, page, saved)?;
-        let mode = libc::SECCOMP_SET_MODE_FILTER.into();
-        let installed = injection.call(libc::SYS_seccomp, [mode, 0, program, 0, 0, 0])? == 0;
-        if let Some(known) = injection.tracer.threads.get_mut(&thread) {
-            known.shielded = installed;
-        }
-        injection.make_own_call()
-    }
-
-    /// A thread puts itself, or its process, under a filter, or into a user namespace. From then on it and what it starts
-    /// make no calls of ours.
-    fn sandbox(&mut self, thread: pid_t) -> Result<()> {
-        if self.finish_call(thread)?.is_some_and(|result| result < 0) {
-            return Ok(());
-        }
-        let tasks = std::fs::read_dir(format!("/proc/{thread}/task")).into_iter().flatten();
-        let tasks = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
-        for task in tasks.chain([thread]) {
-            self.threads.entry(task).or_insert(Thread::NEW).sandboxed = true;
-        }
-        Ok(())
-    }
-
     /// A file mapped by the 32-bit interface: left to the page cache, and counted.
     fn mmap_32(&mut self, thread: pid_t) -> Result<()> {
         let registers = sys::registers(thread)?;
@@ -410,46 +351,6 @@ impl Tracer<'_> {
             let found = self.files.of_fd(thread, false, registers.rdi as u32 as i32);
             if let Found::Ours(ino) | Found::CopiedUp(ino) = found {
                 self.files.count_left(ino, Reason::Bits32, registers.rcx & 0xffff_ffff);
-            }
-        }
-        sys::resume(thread, 0)
-    }
-
-    fn forked(&mut self, thread: pid_t) -> Result<()> {
-        self.landed(thread);
-        if let Ok(child) = pid_t::try_from(sys::event_message(thread)?) {
-            let flags = clone_flags(&sys::registers(thread)?);
-            let set = |flag: i32| flags & u64::from(flag.unsigned_abs()) != 0;
-            let (memory, waits) = (set(libc::CLONE_VM), set(libc::CLONE_VM) && set(libc::CLONE_VFORK));
-            let parent = self.threads.entry(thread).or_insert(Thread::NEW);
-            let new = Thread {
-                known: true,
-                process: if set(libc::CLONE_THREAD) { parent.process } else { child },
-                alone: !set(libc::CLONE_FILES) && (!memory || waits && parent.alone),
-                lender: if waits { Some(thread) } else { None },
-                shielded: parent.shielded,
-                page: parent.page,
-                seen: memory && parent.seen,
-                sandboxed: parent.sandboxed || set(libc::CLONE_NEWUSER),
-                // What others that use the same memory have done is not known here.
-                plain: parent.plain && parent.alone,
-                ride: None,
-            };
-            if memory && !waits || set(libc::CLONE_FILES) {
-                parent.alone = false;
-                let mut lender = parent.lender;
-                while let Some(known) = lender.and_then(|lender| self.threads.get_mut(&lender)) {
-                    known.alone = false;
-                    lender = known.lender;
-                }
-            }
-            let waiting = self.threads.get(&child).is_some_and(|known| !known.known);
-            if waiting || !self.threads.contains_key(&child) {
-                self.threads.insert(child, new);
-            }
-            if waiting {
-                // It may have been killed meanwhile.
-                let _ = sys::resume(child, 0);
             }
         }
         sys::resume(thread, 0)
@@ -491,18 +392,4 @@ fn stop_of(thread: pid_t) -> Result<Option<Stop>> {
         (true, 90 | 192) => Some(Stop::Mmap32),
         _ => None,
     })
-}
-
-/// The flags of the call that starts a process or thread, or for an unknown one those that share the most.
-fn clone_flags(call: &Registers) -> u64 {
-    const X32: u64 = 0x4000_0000;
-    const VFORK: u64 = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
-    // Numbers of one interface that are the same in another are not of calls that start something there.
-    match call.orig_rax & !X32 {
-        56 => call.rdi,
-        120 => call.rbx,
-        57 | 2 => 0,
-        58 | 190 => VFORK,
-        _ => (libc::CLONE_VM | libc::CLONE_FILES) as u64,
-    }
 }

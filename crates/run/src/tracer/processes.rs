@@ -3,7 +3,7 @@
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Of how many processes descriptors are kept: what a program starts must not take those from the runner that it needs to
 /// look at mappings.
@@ -36,7 +36,7 @@ impl Memory {
 
 #[derive(Default)]
 pub(super) struct Processes {
-    held: HashMap<i32, Held>,
+    held: BTreeMap<i32, Held>,
 }
 
 impl Processes {

@@ -4,6 +4,7 @@ use super::child::{self, Plan, says};
 use super::files::{Files, Mounts};
 use super::signals::Passing;
 use super::stub::Stub;
+use super::turns::Turns;
 use super::{Thread, Tracer, sys};
 use crate::channel::Channel;
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::{prerequisites, seccomp};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -111,15 +112,16 @@ pub(crate) fn run(volume: &Volume, segment: BorrowedFd<'_>, options: &Options) -
         let known = rustix::fs::fstat(segment).map_err(|errno| setup("look at the segment")(errno.into()))?;
         let tracer = Tracer {
             main: pid,
-            threads: HashMap::from([(pid, Thread { known: true, process: pid, alone: true, ..Thread::NEW })]),
+            threads: BTreeMap::from([(pid, Thread { known: true, process: pid, alone: true, ..Thread::NEW })]),
             queue: VecDeque::new(),
-            executing: HashMap::new(),
+            executing: BTreeMap::new(),
             listener,
             segment,
             segment_id: (known.st_dev, known.st_ino),
             placed: BTreeMap::new(),
             cookie,
             stub: Rc::new(RefCell::new(Stub::new().map_err(setup("make shared memory"))?)),
+            turns: Turns::new(),
             files: Files::new(volume, xip_segment::nvdimm::data_offset(segment), mounts, &session),
             instruction_at: None,
             report: Report { traced: true, ..Report::default() },

@@ -8,8 +8,12 @@
 //! (`mseal`, Linux 6.10), so that nothing else can take its place; only a fork can go without it (`MADV_DONTFORK`), so
 //! each new process is looked at once. Signals wait while a thread is here.
 
+mod code;
+
+pub(super) use code::{At, has_kept, on_the_way_out};
+
 use super::sys::{self, Registers};
-use crate::seccomp::MAGIC;
+use code::code;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open};
 use std::io;
@@ -29,202 +33,8 @@ const ENTRY_WORDS: usize = 6;
 /// The most mappings that a script has room for.
 pub(super) const MOST: usize = (SCRIPT_BYTES as usize / 8 - OTHER_WORDS) / ENTRY_WORDS;
 
-// In all of it r8 has the cookie in its upper half, by which the filter knows the calls. `close` gives a descriptor back
-// in any case; what went wrong is in r9, and stops the thread for the runner. Jumps to places on the script go by rcx,
-// which a system call changes anyway.
-std::arch::global_asm!(
-    ".pushsection .rodata.xip_stub, \"a\"",
-    ".globl xip_stub, xip_stub_end, xip_stub_said, xip_stub_borrow, xip_stub_next, xip_stub_close, xip_stub_script",
-    ".globl xip_stub_call, xip_stub_value, xip_stub_leave, xip_stub_stop, xip_stub_tail, xip_stub_tail_rax, xip_stub_alone, xip_stub_kept",
-    "xip_stub:",
-    // A call is made again from here, should the kernel want that: it goes back by one instruction.
-    "    syscall",
-    // The runner's call was made: rax goes to the runner.
-    "xip_stub_said:",
-    "    mov r9, rax",
-    "xip_stub_stop:",
-    "    mov eax, {magic} + 1",
-    "    syscall",
-    "    ud2",
-    // For a thread that is alone in its memory: others cannot look at it (`/proc/TID/fd`) while it has the descriptor.
-    // rax: whether they could before. That is remembered in the cookie's lowest bit, which the filter leaves to us.
-    "xip_stub_alone:",
-    "    cmp eax, 1",
-    "    jne xip_stub_borrow",
-    "    mov edi, {set_dumpable}",
-    "    xor esi, esi",
-    "    mov eax, {prctl}",
-    "    syscall",
-    "    bts r8, 32",
-    // The filter turns this call into a notification, and the runner's answer to it is the descriptor.
-    "xip_stub_borrow:",
-    "    mov eax, {magic}",
-    "    syscall",
-    "    mov r9, rax",
-    "    cmp rax, -4096",
-    "    ja 2f",
-    "    or r8, rax",
-    "xip_stub_next:",
-    "    pop rdi",
-    "    pop rsi",
-    "    pop rdx",
-    "    pop r10",
-    "    pop r9",
-    "    mov eax, {mmap}",
-    "    syscall",
-    "    mov r9, rax",
-    "    cmp rax, -4096",
-    "    ja xip_stub_close",
-    "xip_stub_script:",
-    "    pop rcx",
-    "    jmp rcx",
-    "xip_stub_close:",
-    "    mov edi, r8d",
-    "    mov eax, {close}",
-    "    syscall",
-    "2:  btr r8, 32",
-    "    jnc 3f",
-    "    mov edi, {set_dumpable}",
-    "    mov esi, 1",
-    "    mov eax, {prctl}",
-    "    syscall",
-    "3:  cmp r9, -4096",
-    "    ja xip_stub_stop",
-    "    pop rcx",
-    "    jmp rcx",
-    // Any other call, with up to three arguments.
-    "xip_stub_call:",
-    "    pop rax",
-    "    pop rdi",
-    "    pop rsi",
-    "    pop rdx",
-    "    syscall",
-    "    pop rcx",
-    "    jmp rcx",
-    // What the program's call is to return, if not what the last mapping did.
-    "xip_stub_value:",
-    "    pop r9",
-    "    pop rcx",
-    "    jmp rcx",
-    // Everything as it was. From `tail` on signals come in again: then the runner does the rest, see `Stub::rest`.
-    "xip_stub_leave:",
-    "    mov edi, {set_mask}",
-    "    mov rsi, rsp",
-    "    xor edx, edx",
-    "    mov r10d, 8",
-    "    mov eax, {sigprocmask}",
-    "    syscall",
-    "xip_stub_tail:",
-    "    pop rcx",
-    "    pop rax",
-    // Carries into the overflow flag what `sahf` has no room for.
-    "    add al, 127",
-    "    sahf",
-    "    mov rax, r9",
-    "xip_stub_tail_rax:",
-    "    pop rdi",
-    "    pop rsi",
-    "    pop rdx",
-    "    pop r10",
-    "    pop r8",
-    "    pop r9",
-    "    pop r11",
-    "    pop rcx",
-    "    pop rsp",
-    "    jmp rcx",
-    // The program's `mmap` was made as `mprotect`, see `keep`. What the program sees of it is its address in the place of 0.
-    // Flags and stack stay as they are, and rcx is where it goes on.
-    "xip_stub_kept:",
-    "    xchg rcx, rax",
-    "    jrcxz 4f",
-    "    jmp xip_stub_stop",
-    "4:  xchg rcx, rax",
-    "    mov rax, rdi",
-    "    mov r8d, r8d",
-    "    jmp rcx",
-    "xip_stub_end:",
-    ".popsection",
-    magic = const MAGIC,
-    prctl = const libc::SYS_prctl,
-    set_dumpable = const libc::PR_SET_DUMPABLE,
-    mmap = const libc::SYS_mmap,
-    close = const libc::SYS_close,
-    set_mask = const libc::SIG_SETMASK,
-    sigprocmask = const libc::SYS_rt_sigprocmask,
-);
-
-// SAFETY: labels in the code above, each with a byte behind it but the last; only their addresses are taken.
-unsafe extern "C" {
-    static xip_stub: u8;
-    static xip_stub_end: u8;
-    static xip_stub_said: u8;
-    static xip_stub_stop: u8;
-    static xip_stub_alone: u8;
-    static xip_stub_borrow: u8;
-    static xip_stub_next: u8;
-    static xip_stub_script: u8;
-    static xip_stub_close: u8;
-    static xip_stub_call: u8;
-    static xip_stub_value: u8;
-    static xip_stub_leave: u8;
-    static xip_stub_tail: u8;
-    static xip_stub_tail_rax: u8;
-    static xip_stub_kept: u8;
-}
-
-/// A place in the code.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum At {
-    /// Behind the runner's call: its result is in r9 at the next stop.
-    Said,
-    /// Stops for the runner.
-    Stop,
-    /// Borrows, by a thread that is alone; behind `prctl(PR_GET_DUMPABLE)`.
-    Alone,
-    /// Borrows, by a thread that nobody may look at.
-    Borrow,
-    /// Goes by the script.
-    Script,
-    Next,
-    Close,
-    Call,
-    Value,
-    Leave,
-    Tail,
-    TailRax,
-    /// Behind an `mprotect` in the place of the program's `mmap`.
-    Kept,
-}
-
-impl At {
-    /// From the start of the page.
-    pub(super) fn offset(self) -> u64 {
-        let place = match self {
-            Self::Said => &raw const xip_stub_said,
-            Self::Stop => &raw const xip_stub_stop,
-            Self::Alone => &raw const xip_stub_alone,
-            Self::Borrow => &raw const xip_stub_borrow,
-            Self::Script => &raw const xip_stub_script,
-            Self::Next => &raw const xip_stub_next,
-            Self::Close => &raw const xip_stub_close,
-            Self::Call => &raw const xip_stub_call,
-            Self::Value => &raw const xip_stub_value,
-            Self::Leave => &raw const xip_stub_leave,
-            Self::Tail => &raw const xip_stub_tail,
-            Self::TailRax => &raw const xip_stub_tail_rax,
-            Self::Kept => &raw const xip_stub_kept,
-        };
-        (place.addr() - (&raw const xip_stub).addr()) as u64
-    }
-}
-
-fn code() -> &'static [u8] {
-    let len = (&raw const xip_stub_end).addr() - (&raw const xip_stub).addr();
-    // SAFETY: the labels are the two ends of one piece of read-only data of this program, assembled above.
-    unsafe { std::slice::from_raw_parts(&raw const xip_stub, len) }
-}
-
-/// A mapping to make: the arguments of `mmap` but the descriptor.
+/// A mapping to make: the arguments of `mmap` but the descriptor. The address counts from the program's own mapping where that is
+/// made first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
     pub(super) address: u64,
@@ -232,6 +42,16 @@ pub(super) struct Entry {
     pub(super) prot: u64,
     pub(super) flags: u64,
     pub(super) offset: u64,
+}
+
+/// What the program's call returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Returns {
+    /// What the last mapping did, which is in the place of that call.
+    Last,
+    Value(u64),
+    /// What it did by itself, before the script.
+    Own,
 }
 
 /// What a thread does in the page, word by word as it takes them from its stack.
@@ -282,17 +102,17 @@ impl Script {
         self.at(At::Close)
     }
 
-    /// The program goes on as in `saved`, with `mask` as the signals it blocks, and `result` as what its call returned,
-    /// or what the last mapping did.
-    pub(super) fn leave(self, saved: &Registers, mask: u64, result: Option<u64>) -> Self {
+    /// The program goes on as in `saved`, with `mask` as the signals it blocks.
+    pub(super) fn leave(self, saved: &Registers, mask: u64, result: Returns) -> Self {
         let overflow = saved.eflags >> 11 & 1;
         let flags = (saved.eflags & 0xff) << 8 | overflow;
         let this = match result {
-            Some(result) => self.at(At::Value).with(&[result]),
-            None => self,
+            Returns::Last => self,
+            Returns::Value(value) => self.at(At::Value).with(&[value]),
+            Returns::Own => self.at(At::Base),
         };
-        let Registers { rdi, rsi, rdx, r10, r8, r9, eflags, rip, rsp, .. } = *saved;
-        this.at(At::Leave).with(&[mask, flags, rdi, rsi, rdx, r10, r8, r9, eflags, rip, rsp])
+        let Registers { rdi, rsi, rdx, r10, r8, r9, rbx, eflags, rip, rsp, .. } = *saved;
+        this.at(At::Leave).with(&[mask, flags, rdi, rsi, rdx, r10, r8, r9, rbx, eflags, rip, rsp])
     }
 
     /// Bytes before the first entry.
@@ -389,27 +209,6 @@ impl Stub {
         }
         self.memory.write(CODE_BYTES, &bytes).map_err(io::Error::other)?;
         Ok(program)
-    }
-}
-
-/// Where a thread with these registers stands on its way out of the page at `page`, where signals come in again: what its
-/// program's call returned. `None` when it is not there.
-pub(super) fn on_the_way_out(page: u64, now: &Registers) -> Option<u64> {
-    let at = now.rip.wrapping_sub(page);
-    if at < At::Tail.offset() || at >= At::Kept.offset() {
-        return None;
-    }
-    Some(if at < At::TailRax.offset() { now.r9 } else { now.rax })
-}
-
-/// Whether a thread with these registers, on its way through the page behind an `mprotect`, has come to its success.
-pub(super) fn has_kept(page: u64, now: &Registers) -> bool {
-    let offset = now.rip.wrapping_sub(page);
-    // Three instructions of two bytes each: the result is in rax, then in rcx, and the third is that of a failure.
-    match offset.wrapping_sub(At::Kept.offset()) {
-        0 => now.rax == 0,
-        2 => now.rcx == 0,
-        at => at > 4 && (At::Kept.offset()..code().len() as u64).contains(&offset),
     }
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -198,6 +199,51 @@ static char *dense_all(int prot) {
     dense = open("/data/dense", O_RDONLY);
     return map("/data/dense", 40 * PAGE, prot, MAP_PRIVATE, 0);
 }
+// On which processors a process may be, in the kernel's words.
+static void allowed(int process, char line[512]) {
+    char path[64];
+    sprintf(path, "/proc/%d/status", process);
+    FILE *status = fopen(path, "r");
+    CHECK(status);
+    do CHECK(fgets(line, 512, status)); while (strncmp(line, "Cpus_allowed:", 13));
+    fclose(status);
+}
+static void map_in_all_ways(void) {
+    char *p = dense_all(PROT_READ);
+    anew(p, 2, 3, PROT_READ | PROT_EXEC, 0x800);
+    anew(p, 20, 3, PROT_READ | PROT_WRITE, 0x800);
+    CHECK(munmap(p, 40 * PAGE) == 0);
+    CHECK(munmap(map("/data/dense", 80 * PAGE, PROT_READ, MAP_PRIVATE, 0), 80 * PAGE) == 0);
+    CHECK(mmap(NULL, 80 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, dense, 0) == MAP_FAILED && errno == EACCES);
+    close(dense);
+}
+static void processors(void) {
+    char before[512], now[512];
+    cpu_set_t all, one;
+    // Its first thread stays where it was started.
+    allowed(getppid(), before);
+    allowed(getpid(), now);
+    CHECK(!strcmp(before, now));
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    CPU_ZERO(&one);
+    for (int n = 0; n < CPU_SETSIZE && !CPU_COUNT(&one); n++) if (CPU_ISSET(n, &all)) CPU_SET(n, &one);
+    for (int round = 0; round < 20; round++) {
+        CHECK(sched_setaffinity(0, sizeof all, round % 2 ? &one : &all) == 0);
+        allowed(getpid(), before);
+        map_in_all_ways();
+        allowed(getpid(), now);
+        CHECK(!strcmp(before, now));
+        pid_t child = fork();
+        if (child == 0) {
+            map_in_all_ways();
+            allowed(getpid(), now);
+            _exit(strcmp(before, now) != 0);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+}
+
 // Pages 0 to 11 and from 12 on are two pieces.
 static void again(void) {
     char *p = dense_all(PROT_READ);
@@ -308,7 +354,7 @@ static void again_untouched(void) {
 int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"content", content}, {"hole", hole}, {"tail", tail}, {"populate", populate}, {"shared", shared}, {"private", private},
-        {"fixed", fixed}, {"grow", grow}, {"bss", bss}, {"traced", traced}, {"untouched", untouched},
+        {"fixed", fixed}, {"grow", grow}, {"bss", bss}, {"traced", traced}, {"untouched", untouched}, {"processors", processors},
         {"again", again}, {"again-written", again_written}, {"again-special", again_special}, {"again-locked", again_locked},
         {"again-refused", again_refused}, {"again-signals", again_signals}, {"again-untouched", again_untouched},
     };
