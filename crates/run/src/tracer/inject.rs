@@ -201,7 +201,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let start = self.tracer.stub.borrow().write(&slot, script).map_err(|_| Gone)?;
         let (saved, blocked, page) = (self.saved, self.blocked, self.page);
         let script = Scripted { blocked, slot, first: start + script.before_entries(), result };
-        let ride = Ride { saved, page, work, script: Some(script) };
+        let ride = Ride { saved, page, work, held: None, script: Some(script) };
         if let Some(known) = self.tracer.threads.get_mut(&self.thread) {
             known.ride = Some(ride);
         }

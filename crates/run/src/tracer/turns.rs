@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use std::mem::ManuallyDrop;
 
 /// With whom the runner takes turns.
 #[derive(Debug)]
@@ -29,6 +30,31 @@ pub(super) struct Held {
     thread: Option<Pid>,
     /// Where it may be otherwise.
     own: CpuSet,
+}
+
+/// Of a mask of processors, in words of the kernel's.
+pub(super) const MASK_WORDS: usize = CpuSet::MAX_CPU / 64;
+
+impl Held {
+    /// Where it may be otherwise, in the kernel's form.
+    pub(super) fn mask(&self) -> [u64; MASK_WORDS] {
+        let (mut words, mut left) = ([0; MASK_WORDS], self.own.count());
+        for processor in 0..CpuSet::MAX_CPU {
+            if left == 0 {
+                break;
+            }
+            if self.own.is_set(processor) {
+                words[processor / 64] |= 1 << (processor % 64);
+                left -= 1;
+            }
+        }
+        words
+    }
+
+    /// It has gone from there by itself.
+    pub(super) fn gone(self) {
+        let _ = ManuallyDrop::new(self);
+    }
 }
 
 impl Drop for Held {
@@ -60,12 +86,11 @@ impl Turns {
         Some(Held { thread, own })
     }
 
-    /// The runner stays where it is: on the processor of this thread.
-    fn stay(&mut self, thread: pid_t) -> bool {
+    /// The runner stays where it is, on the processor of this thread, if it stays with no other.
+    fn stay(&mut self, thread: pid_t) {
         if self.with.is_none() && self.own.is_some() && sched_setaffinity(None, &only(sched_getcpu())).is_ok() {
             self.with = Some(thread);
         }
-        self.with == Some(thread)
     }
 
     /// The runner goes where there is room.
