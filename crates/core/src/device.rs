@@ -216,7 +216,6 @@ fn read_pages<D: Device + ?Sized>(device: &D, at: u64, to: &mut [u8]) -> Result<
     Ok(())
 }
 
-/// [`Device::write`] of any length.
 /// [`Device::write`], page by page: for a device that has a faster way for what is mapped.
 ///
 /// # Errors

@@ -44,7 +44,7 @@ pub struct Dentry {
     pub inode: u32,
     /// The bits of its mode that say what it is (`S_IFMT`).
     pub kind: u16,
-    /// Where its entry stands, if its directory has one block of entries and nothing else; 0: not known.
+    /// Where its entry stands, if its directory has one block of entries and nothing else; of a place, where it is; 0: not known.
     pub at: u16,
 }
 
@@ -81,7 +81,8 @@ pub trait Env {
 
     /// What is remembered of a name, so that its directory need not be searched: nothing (`None`), or that it leads nowhere (`Some(None)`),
     /// or where. By default nothing is. An answer must be right: it is what [`Env::remember`] said last, and not forgotten since.
-    /// `.` and `..` are never asked for.
+    /// `.` and `..` are never asked for. A name that begins with a slash is no file's: what is remembered of it is a place in the directory
+    /// ([`Dentry::at`]), and whoever keeps only names of files may forget it.
     fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
         let _ = (directory, name);
         None
@@ -92,8 +93,8 @@ pub trait Env {
         let _ = (directory, name, what);
     }
 
-    /// Told that it is no longer known what a name leads to: before it changes at once with another, and when a change has failed. The
-    /// directory is locked exclusively.
+    /// Told that it is no longer known what a name leads to: before it changes at once with another, when a change has failed, and when
+    /// entries move. Nobody else can be told of the name meanwhile: the directory is locked exclusively, or is new.
     fn forget(&self, directory: u32, name: &[u8]) {
         let _ = (directory, name);
     }

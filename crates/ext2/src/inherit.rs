@@ -3,7 +3,7 @@
 //! ACLs" and "changing the file mode bits").
 
 use crate::error::Error;
-use crate::inode::{InodeNo, Kind, Node, SetAttributes};
+use crate::inode::{InodeNo, Kind, Node, SetAttributes, gid};
 use crate::namei::{NewInode, NewKind};
 use crate::volume::Volume;
 use crate::xattr::{self, ACCESS, BlockChange, DEFAULT, acl};
@@ -81,8 +81,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let parent = self.node(parent)?;
         let mut new = *new;
         if parent.permissions() & SET_GID != 0 {
-            let raw = self.raw_inode_at(parent.at)?;
-            new.gid = u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low());
+            new.gid = gid(&self.raw_inode_at(parent.at)?);
             if matches!(new.kind, NewKind::Directory) {
                 new.permissions |= SET_GID;
             }

@@ -173,7 +173,7 @@ impl Inode {
     }
 }
 
-fn gid(raw: &RawInode) -> u32 {
+pub(crate) fn gid(raw: &RawInode) -> u32 {
     u32::from(raw.gid_high()) << 16 | u32::from(raw.gid_low())
 }
 

@@ -27,12 +27,14 @@ impl<D: Device, E: Env> Volume<D, E> {
             return Ok(known.map(|known| InodeNo(known.inode)));
         }
         let found = dir::find(&directory, name)?;
-        match found.map(|found| (found, Kind::from_entry_type(found.kind))) {
-            _ if dir::is_dot(name) => {}
-            None => self.env.remember(parent.0, name, None),
-            Some((found, Some(kind))) => self.remember(&directory, name, InodeNo(found.inode), kind, found.place()),
-            // Only the inode says what it is.
-            Some((_, None)) => {}
+        match &found {
+            None => self.remember_none(&directory, name),
+            // One that leads to nothing is not remembered, and is an error of who goes there.
+            Some(found) => {
+                if let Ok(kind) = self.kind_locked(InodeNo(found.inode)) {
+                    self.remember(&directory, name, InodeNo(found.inode), kind, found.place());
+                }
+            }
         }
         Ok(found.map(|found| InodeNo(found.inode)))
     }
@@ -45,15 +47,13 @@ impl<D: Device, E: Env> Volume<D, E> {
         let _guard = self.env.shared(LockId::Inode(parent.0));
         let directory = self.directory(parent)?;
         let Some(found) = self.find_entry(&directory, name)? else {
-            self.env.remember(parent.0, name, None);
+            self.remember_none(&directory, name);
             return Ok(None);
         };
         let number = InodeNo(found.inode);
         // Without its own lock: it is in use as long as the name leads to it, and stays of its kind.
         let kind = self.kind_locked(number)?;
-        if !dir::is_dot(name) {
-            self.remember(&directory, name, number, kind, found.place());
-        }
+        self.remember(&directory, name, number, kind, found.place());
         Ok(Some((number, kind)))
     }
 
@@ -66,12 +66,22 @@ impl<D: Device, E: Env> Volume<D, E> {
         kind: Kind,
         (block, at): (u32, usize),
     ) {
+        if dir::is_dot(name) {
+            return;
+        }
         let at = if block == 0 && directory.is_one_block() { u16::try_from(at).unwrap_or(0) } else { 0 };
         self.env.remember(directory.ino(), name, Some(Dentry { inode: number.0, kind: kind.mode(), at }));
     }
 
+    fn remember_none(&self, directory: &Directory<'_, D, E>, name: &[u8]) {
+        if !dir::is_dot(name) && !name.starts_with(b"/") {
+            self.env.remember(directory.ino(), name, None);
+        }
+    }
+
     fn recall(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Option<Option<Dentry>> {
-        if dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
+        // What begins with a slash is no file's name, but a place's.
+        if dir::is_dot(name) || name.starts_with(b"/") { None } else { self.env.recall(directory.ino(), name) }
     }
 
     /// Tells the environment where a name has come or gone: that an entry begins there.

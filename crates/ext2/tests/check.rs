@@ -289,8 +289,9 @@ fn damage_is_named_and_nothing_is_touched() {
 #[test]
 fn a_directory_that_lost_its_name_keeps_what_is_in_it() {
     type Case = (&'static [u8], fn(&Sample) -> u32, fn(&Sample));
-    let cases: [Case; 3] = [
+    let cases: [Case; 4] = [
         (b"dir", |s| s.dir, |_| {}),
+        (b"dir", |s| s.dir, |s| s.put(s.block(s.dir, 0), &[0; 4096])),
         (
             b"names",
             |s| s.names,

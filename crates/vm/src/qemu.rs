@@ -176,10 +176,20 @@ fn option_value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
+/// Whether the processor says that it can run guests. KVM without that, as `kvm_pvm` in a virtual machine, runs none but kernels made for
+/// it: with another one QEMU stops for ever ("KVM internal error").
+fn runs_guests(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
+}
+
 /// Asks QEMU itself, by a machine that is about to run: `/dev/kvm` may be there, and even open, and yet no processor can be had
 /// of it.
 fn has_kvm(program: &PathBuf) -> bool {
     const PATIENCE: Duration = Duration::from_secs(5);
+    if !std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| runs_guests(&text)) {
+        return false;
+    }
     if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return false;
     }
@@ -199,4 +209,16 @@ fn has_kvm(program: &PathBuf) -> bool {
     let _ = child.kill();
     let _ = child.wait();
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_that_runs_guests_says_so() {
+        let of = |flags| format!("processor\t: 0\nmodel name\t: svm vmx\nflags\t\t: fpu {flags} lm\n");
+        assert!(runs_guests(&of("vmx")) && runs_guests(&of("svm")));
+        assert!(!runs_guests(&of("bmi2")) && !runs_guests(""));
+    }
 }

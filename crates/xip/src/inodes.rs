@@ -34,7 +34,7 @@ impl<'v> Inodes<'v> {
     /// `directory` is none, or damaged; the name is longer than 255 bytes.
     pub fn lookup(self, directory: InodeNo, name: &[u8]) -> Result<Option<InodeNo>, Error> {
         if self.0.0.is_live() {
-            // No name is kept, and what is there need not be looked at.
+            // What is there need not be looked at.
             return self.0.0.fs.lookup(directory, name);
         }
         let kind = self.0.0.fs.kind(directory)?;

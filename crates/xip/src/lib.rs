@@ -92,7 +92,8 @@
 //!
 //! # What does not
 //!
-//! * Permissions are stored, not checked: who has the image has all of it. New files belong to the effective user. The
+//! * Permissions are stored, not checked: who has the image has all of it. New files belong to who was the effective user
+//!   when the volume was opened. The
 //!   process's umask and `RLIMIT_FSIZE` are not asked: [`OpenOptions::umask`] and [`OpenOptions::limit`] are.
 //! * ext2 has no storage beyond the end of a file, so [`File::allocate`] that keeps the size stays inside it.
 //! * [`File::piece`], [`File::as_slice`] and [`Map::as_slice`] lend storage only where it cannot change.

@@ -9,7 +9,7 @@
 //! wait.
 //!
 //! An inode goes in this order: it is counted, then its state is changed. A walk that held it before the state was changed keeps it;
-//! one that held it after sees the count. The locks of the volume are not taken under `calm`.
+//! one that held it after sees the count. Nobody takes `calm` who holds a lock of the volume.
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, PoisonError, RwLock};
 use crate::table::Table;

@@ -180,6 +180,8 @@ pub(crate) fn lookup(volume: &Inner, directory: Entry, name: &[u8]) -> Result<Op
         _ => {}
     }
     match volume.fs.env().recall(ino.0, name) {
+        // That is remembered of nobody: it is looked up.
+        _ if name == b".." => look_up_on_volume(volume, ino, name),
         Some(None) => Ok(None),
         Some(Some(Dentry { inode, kind, .. })) if let Some(kind) = Kind::from_mode(kind) => {
             Ok(Some((InodeNo(inode), kind)))

@@ -149,11 +149,7 @@ impl Device for Backing {
 
     #[inline]
     fn bytes(&self, at: u64, len: usize) -> Result<Region<'_>, Error> {
-        match &self.storage {
-            Storage::Mapped(device) => device.bytes(at, len),
-            Storage::Plain(device) => device.bytes(at, len),
-            Storage::Memory(device) => device.bytes(at, len),
-        }
+        on!(&self.storage, device => device.bytes(at, len))
     }
 
     // What is mapped comes first: there a record of metadata is a few loads and stores.

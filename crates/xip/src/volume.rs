@@ -33,8 +33,7 @@ pub(crate) type Fs = xip_ext2::Volume<Backing, Threads>;
 ///   moment. Each inode has a lock of its own; readers do not wait for each other, nor do operations on different
 ///   files. Nobody else has the image meanwhile.
 ///
-/// What names lead to is remembered in both, for one name for each four inodes (128 bytes each, 8 MiB at most); a name that changes is
-/// changed there too.
+/// What names lead to is remembered in both: 128 bytes for each four inodes, 8 MiB at most.
 ///
 /// Paths are those inside the volume: `/bin/sh` and `bin/sh` are the same, `..` does not lead out of it, and symbolic
 /// links are followed inside it. Permissions are not checked: whoever can read the image can read all of it.

@@ -173,13 +173,13 @@ impl<'a, D: Device> Pass<'a, D> {
         for n in 0..count {
             let Some(left) = budget.checked_sub(1) else { return Ok(false) };
             *budget = left;
-            // One that was never filled, as where a name leads.
+            // One that was never filled, as where a name leads; or a new inode that was not stored wholly. Its first block is, before that.
             let may_be_new = n + 1 == count && raw.flags() & FLAG_INDEX == 0;
             let Some(block) = self.block_of(raw, u32::try_from(n).unwrap_or(u32::MAX))? else {
                 if may_be_new { continue } else { return Ok(false) }
             };
             let bytes = &*self.read(block, &mut bytes)?;
-            if may_be_new && bytes.iter().all(|&byte| byte == 0) {
+            if n > 0 && may_be_new && bytes.iter().all(|&byte| byte == 0) {
                 continue;
             }
             let view = Block { bytes, number: 0, directory: 0, max_inode: self.geometry.inodes };

@@ -6,6 +6,9 @@
 //! | `linear` | all blocks one after the other |
 //! | `htree` | the index (`dir_index`): a tree of hashes of names, whose leaves are blocks of entries |
 //! | `hash` | the hashes |
+//! | `scan` | a block looked at where it stands: a name, and room for one |
+//! | `roomy` | what room is |
+//! | `listing` | all entries, from any on |
 //!
 //! To one who does not know the index its blocks look like entries that are free, so a walk through all blocks sees
 //! every name once in any directory. What a directory's blocks are made of is the business of [`DirBlocks`].

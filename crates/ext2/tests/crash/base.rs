@@ -110,6 +110,13 @@ fn long(directory: &str, n: usize) -> &'static str {
     format!("{directory}/{n:n>NAME$}").leak()
 }
 
+/// The longest name, in a directory whose two free neighbours have room for it together.
+const GAP: &str = concat!(
+    "/gap/",
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde"
+);
+
 /// The page of `/deep` whose way is three pointers long, and one with the last block of pointers in common.
 const FAR: usize = (12 + 1024 + 3) * PAGE_SIZE;
 
@@ -209,6 +216,10 @@ impl World {
                 let mut ops = vec![Create("/a"), Create("/b"), Mkdir("/full"), Mkdir("/index")];
                 ops.extend((0..16).map(|n| Link("/a", long("/full", n))));
                 ops.extend((0..INDEXED).map(|n| Link("/b", long("/index", n))));
+                // Full but for two neighbours, neither of which has room for a longer name.
+                ops.push(Mkdir("/gap"));
+                ops.extend((0..16).map(|n| Link("/a", long("/gap", n))));
+                ops.extend([Unlink(long("/gap", 5)), Unlink(long("/gap", 6))]);
                 ops
             }
         }
@@ -367,6 +378,10 @@ impl World {
                 Rename(long("/full", 1), long("/index", INDEXED + 3)),
                 Rename("/a", long("/full", 18)),
                 Exchange(long("/full", 2), long("/index", 2)),
+                Create(GAP),
+                Rename(long("/gap", 4), GAP),
+                Rename("/a", GAP),
+                Unlink(long("/gap", 4)),
             ],
         }
     }
