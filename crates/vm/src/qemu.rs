@@ -187,7 +187,7 @@ fn runs_guests(cpuinfo: &str) -> bool {
 /// of it.
 fn has_kvm(program: &PathBuf) -> bool {
     const PATIENCE: Duration = Duration::from_secs(5);
-    if !std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| runs_guests(&text)) {
+    if std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| !runs_guests(&text)) {
         return false;
     }
     if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {

@@ -58,6 +58,7 @@ impl Tracer<'_> {
         self.queue.retain(|&(who, _)| who != thread && who != former);
         // Filters and namespaces outlive the program.
         let known = self.forget(former);
+        self.turns.ended(former);
         self.forget(thread);
         if self.executing.remove(&thread).is_some() {
             self.introduce_orphans();

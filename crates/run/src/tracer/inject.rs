@@ -53,6 +53,8 @@ pub(super) struct Injection<'t, 'a> {
     blocked: u64,
     /// The thread was seen in a group-stop, to which it must return.
     stopped: bool,
+    /// What is waited for may not come.
+    doubtful: bool,
     /// Only the thread, not a helper, and only until it goes on by itself.
     held: Option<Held>,
 }
@@ -67,7 +69,7 @@ impl<'t, 'a> Injection<'t, 'a> {
     fn on(tracer: &'t mut Tracer<'a>, thread: pid_t, page: u64, saved: Registers, held: Option<Held>) -> Result<Self> {
         let blocked = sys::blocked_signals(thread)?;
         sys::block_signals(thread, !0)?;
-        Ok(Self { tracer, thread, page, saved, blocked, stopped: false, held })
+        Ok(Self { tracer, thread, page, saved, blocked, stopped: false, doubtful: false, held })
     }
 
     /// On a thread that is about to enter a new program: gives it our page. `instruction` is the address of a `syscall`
@@ -123,7 +125,7 @@ impl<'t, 'a> Injection<'t, 'a> {
     /// Goes on with a thread that was given our page.
     pub(super) fn entered(tracer: &'t mut Tracer<'a>, thread: pid_t, given: Given) -> Self {
         let Given { page, saved, blocked, stopped, held, .. } = given;
-        Self { tracer, thread, page, saved, blocked, stopped, held }
+        Self { tracer, thread, page, saved, blocked, stopped, doubtful: false, held }
     }
 
     pub(super) fn page(&self) -> u64 {
@@ -201,7 +203,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         let start = self.tracer.stub.borrow().write(&slot, script).map_err(|_| Gone)?;
         let (saved, blocked, page) = (self.saved, self.blocked, self.page);
         let script = Scripted { blocked, slot, first: start + script.before_entries(), result };
-        let ride = Ride { saved, page, work, held: None, script: Some(script) };
+        let ride = Ride { saved, page, work, script: Some(script) };
         if let Some(known) = self.tracer.threads.get_mut(&self.thread) {
             known.ride = Some(ride);
         }
@@ -210,10 +212,14 @@ impl<'t, 'a> Injection<'t, 'a> {
             self.held = None;
         }
         sys::resume(self.thread, 0)?;
-        if borrows {
-            self.answer_notification(self.tracer.segment, None, true)?;
+        // Its own call may fail, and then it stops in the place of what is waited for.
+        self.doubtful = matches!(result, Returns::Own);
+        let answered =
+            if borrows { self.answer_notification(self.tracer.segment, None, true).map(drop) } else { Ok(()) };
+        if self.stopped {
+            sys::interrupt(self.thread)?;
         }
-        if self.stopped { sys::interrupt(self.thread) } else { Ok(()) }
+        answered
     }
 
     /// Has a helper do something: a process with the thread's memory and a copy of its descriptors. `None` when none can
@@ -346,7 +352,7 @@ impl<'t, 'a> Injection<'t, 'a> {
         // stops and continues, each of which ends its call and makes it anew.
         const QUIET: i64 = 20_000_000;
         const BUSY: i64 = 200_000;
-        let mut wait = QUIET;
+        let mut wait = if self.doubtful { BUSY } else { QUIET };
         loop {
             let status = match self.tracer.notification(self.thread, wait)? {
                 Some(Ok(id)) => return Ok(id),

@@ -10,9 +10,12 @@
 
 use super::inject::Work;
 use super::stub::{self, At};
-use super::sys::{self, Registers, Result};
+use super::sys::{self, EVENT_STOP, Registers, Result, Status};
+use super::turns::Held;
 use super::{Ride, Tracer};
+use crate::seccomp::MAGIC;
 use libc::pid_t;
+use rustix::fd::AsFd;
 use xip::PAGE_BYTES;
 
 /// Flags that leave no property behind that the list of mappings does not show.
@@ -54,50 +57,58 @@ impl Tracer<'_> {
         if !same {
             return Ok(false);
         }
-        let noted = self.turns.hold(thread, false).and_then(|held| {
-            let slot = self.take_slot()?;
-            let note = self.stub.borrow().write_note(page, &slot, held.mask(), &saved).ok()?;
-            Some((note, (slot, held)))
-        });
-        let (place, r9, held) = match noted {
-            Some((note, held)) => (At::KeptHeld, note, Some(held)),
-            None => (At::Kept, saved.r9, None),
-        };
         if let Some(known) = self.threads.get_mut(&thread) {
-            known.ride = Some(Ride { saved, page, work: vec![*work], held, script: None });
+            known.ride = Some(Ride { saved, page, work: vec![*work], script: None });
         }
+        let held = self.turns.hold(thread, false);
+        let (call, place) = match held {
+            Some(_) => (i64::from(MAGIC), At::Keep),
+            None => (libc::SYS_mprotect, At::Kept),
+        };
         // Address, length and rights are the same three arguments.
         let protect = Registers {
-            orig_rax: libc::SYS_mprotect.cast_unsigned(),
+            orig_rax: call.cast_unsigned(),
             rip: page + place.offset(),
             r8: u64::from(self.cookie) << 32 | u64::from(kind.swap_bytes()) << 16 | u64::from(descriptor),
             r10: saved.rip,
-            r9,
             ..saved
         };
         sys::set_registers(thread, &protect)?;
         sys::resume(thread, 0)?;
+        if let Some(held) = held {
+            self.let_go(thread, held)?;
+        }
         Ok(true)
     }
 
-    /// A thread that was sent off to keep what is there, and has not gone from the runner's processor by itself, may go now.
-    fn let_go(&mut self, thread: pid_t) {
-        let ride = self.threads.get_mut(&thread).and_then(|known| known.ride.as_mut());
-        if let Some((slot, _)) = ride.and_then(|ride| ride.held.take()) {
-            self.stub.borrow_mut().give_back(slot);
+    /// A thread that is kept on the runner's processor says that it has gone on: then it may go where it likes.
+    fn let_go(&mut self, thread: pid_t, held: Held) -> Result<()> {
+        const WAIT: i64 = 20_000_000;
+        let (mut held, mut stopped) = (Some(held), false);
+        loop {
+            let Some(said) = self.notification(thread, WAIT)? else { continue };
+            held.take();
+            match said {
+                Ok(id) if sys::answer(self.listener.as_fd(), id, 0).is_ok() => break,
+                // Interrupted meanwhile: it makes its call again.
+                Ok(_) => {}
+                Err(Status::Event(EVENT_STOP, signal)) => {
+                    stopped |= signal != libc::SIGTRAP;
+                    sys::resume(thread, 0)?;
+                }
+                // A signal, or its end.
+                Err(status) => {
+                    self.queue.push_back((thread, status));
+                    break;
+                }
+            }
         }
+        if stopped { sys::interrupt(thread) } else { Ok(()) }
     }
 
     /// The thread has come to our page and stopped: `mprotect` has failed. Its call is served as any other.
     pub(super) fn not_kept(&mut self, thread: pid_t, ride: Ride, now: &Registers) -> Result<()> {
-        let left = !stub::is_in(ride.page, now);
-        if let Some((slot, held)) = ride.held {
-            self.stub.borrow_mut().give_back(slot);
-            if left {
-                held.gone();
-            }
-        }
-        if left {
+        if !stub::is_in(ride.page, now) {
             // It has left, and makes our call by itself.
             ride.work.iter().for_each(|&(_, ino, piece)| self.placed(ino, piece));
             return sys::resume(thread, 0);
@@ -114,14 +125,12 @@ impl Tracer<'_> {
         let done = !stub::is_in(ride.page, now) || stub::has_kept(ride.page, now);
         if done {
             if stub::is_in(ride.page, now) {
-                self.let_go(thread);
                 sys::set_registers(thread, &Registers { orig_rax: u64::MAX, rax: saved.rdi, ..saved })?;
             }
             self.landed(thread);
             return Ok(());
         }
         // It makes its call again, from its own code: the instruction for that has two bytes.
-        self.let_go(thread);
         if let Some(known) = self.threads.get_mut(&thread) {
             known.ride = None;
         }

@@ -283,7 +283,7 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    pub(super) fn take_slot(&self) -> Option<Slot> {
+    fn take_slot(&self) -> Option<Slot> {
         self.stub.borrow_mut().take()
     }
 }

@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use stub::{Returns, Slot, Stub};
 use sys::{EVENT_STOP, Gone, Registers, Result, Status};
-use turns::{Held, Turns};
+use turns::Turns;
 
 /// A thread of the program, or of what it started.
 #[derive(Debug)]
@@ -86,8 +86,6 @@ struct Ride {
     saved: Registers,
     page: u64,
     work: Vec<Work>,
-    /// It is kept on the runner's processor, and goes from there by itself.
-    held: Option<(Slot, Held)>,
     /// Nothing where it does not map, and only keeps what is there.
     script: Option<Scripted>,
 }
@@ -235,8 +233,7 @@ impl Tracer<'_> {
     fn landed(&mut self, thread: pid_t) {
         if let Some(ride) = self.threads.get_mut(&thread).and_then(|known| known.ride.take()) {
             ride.work.iter().for_each(|&(_, ino, piece)| self.placed(ino, piece));
-            let noted = ride.held.map(|(slot, held)| (slot, held.gone()).0);
-            if let Some(slot) = ride.script.map(|script| script.slot).or(noted) {
+            if let Some(Scripted { slot, .. }) = ride.script {
                 self.stub.borrow_mut().give_back(slot);
             }
         }
@@ -286,6 +283,7 @@ impl Tracer<'_> {
     }
 
     fn call(&mut self, thread: pid_t) -> Result<()> {
+        self.turns.serve(thread);
         // By far the most usual, and the filters stop nothing else with this number by any interface: a question less.
         let registers = sys::registers(thread)?;
         if registers.orig_rax == libc::SYS_mmap.cast_unsigned() && !self.sandboxed(thread) {

@@ -13,7 +13,6 @@ mod code;
 pub(super) use code::{At, has_kept, on_the_way_out};
 
 use super::sys::{self, Registers};
-use super::turns::MASK_WORDS;
 use code::code;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open};
@@ -196,19 +195,6 @@ impl Stub {
         }
         self.memory.write(at, &bytes).map_err(io::Error::other)?;
         Ok(script.page + at)
-    }
-
-    /// Writes what a thread needs to go from the runner's processor by itself, its mask and registers; the address in its memory.
-    pub(super) fn write_note(
-        &self,
-        page: u64,
-        slot: &Slot,
-        mask: [u64; MASK_WORDS],
-        saved: &Registers,
-    ) -> io::Result<u64> {
-        let mut words = Vec::from(mask);
-        words.extend_from_slice(&[saved.rdi, saved.rsi, saved.rdx, saved.r9]);
-        self.write(slot, &Script { page, words, before: 0 })
     }
 
     /// Writes a filter for a thread that is waited for; the address in its memory of what `seccomp` wants.

@@ -308,6 +308,13 @@ pub(super) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<(u64,
     Ok((notification.id, notification.pid.cast_signed()))
 }
 
+/// Whether this thread shares its processor by time, as nearly all do.
+pub(super) fn is_time_shared() -> bool {
+    // SAFETY: a call that takes a number and returns one.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH)
+}
+
 /// Has the thread that waits and the one that answers take turns on one processor, where the kernel knows how (6.6).
 pub(super) fn take_turns(listener: BorrowedFd<'_>) {
     const SYNC_WAKE_UP: libc::c_ulong = 1;

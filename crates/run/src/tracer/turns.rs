@@ -13,7 +13,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use std::mem::ManuallyDrop;
 
 /// With whom the runner takes turns.
 #[derive(Debug)]
@@ -30,43 +29,23 @@ pub(super) struct Held {
     thread: Option<Pid>,
     /// Where it may be otherwise.
     own: CpuSet,
-}
-
-/// Of a mask of processors, in words of the kernel's.
-pub(super) const MASK_WORDS: usize = CpuSet::MAX_CPU / 64;
-
-impl Held {
-    /// Where it may be otherwise, in the kernel's form.
-    pub(super) fn mask(&self) -> [u64; MASK_WORDS] {
-        let (mut words, mut left) = ([0; MASK_WORDS], self.own.count());
-        for processor in 0..CpuSet::MAX_CPU {
-            if left == 0 {
-                break;
-            }
-            if self.own.is_set(processor) {
-                words[processor / 64] |= 1 << (processor % 64);
-                left -= 1;
-            }
-        }
-        words
-    }
-
-    /// It has gone from there by itself.
-    pub(super) fn gone(self) {
-        let _ = ManuallyDrop::new(self);
-    }
+    here: CpuSet,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // It may be gone.
-        let _ = sched_setaffinity(self.thread, &self.own);
+        // Somebody else may have set it meanwhile, and that stands. The thread may be gone.
+        if sched_getaffinity(self.thread).is_ok_and(|now| now == self.here) {
+            let _ = sched_setaffinity(self.thread, &self.own);
+        }
     }
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
-        Self { own: sched_getaffinity(None).ok().filter(|own| own.count() > 1), with: None }
+        // One that others wait for as long as it likes, as by `chrt -f`, must not have its program on the same processor.
+        let turns = super::sys::is_time_shared();
+        Self { own: sched_getaffinity(None).ok().filter(|own| turns && own.count() > 1), with: None }
     }
 
     /// Keeps a thread, which is in a stop, on this processor, if the runner stays with it. One that has just executed a program has
@@ -82,14 +61,28 @@ impl Turns {
         let thread = Pid::from_raw(thread);
         let here = sched_getcpu();
         let own = sched_getaffinity(thread).ok().filter(|own| own.count() > 1 && own.is_set(here))?;
-        sched_setaffinity(thread, &only(here)).ok()?;
-        Some(Held { thread, own })
+        let here = only(here);
+        sched_setaffinity(thread, &here).ok()?;
+        Some(Held { thread, own, here })
     }
 
     /// The runner stays where it is, on the processor of this thread, if it stays with no other.
     fn stay(&mut self, thread: pid_t) {
-        if self.with.is_none() && self.own.is_some() && sched_setaffinity(None, &only(sched_getcpu())).is_ok() {
-            self.with = Some(thread);
+        if self.with.is_some() || self.own.is_none() {
+            return;
+        }
+        // As it is now: somebody may have set it since.
+        if let Ok(own) = sched_getaffinity(None)
+            && sched_setaffinity(None, &only(sched_getcpu())).is_ok()
+        {
+            (self.own, self.with) = (Some(own), Some(thread));
+        }
+    }
+
+    /// A thread is served: no other stays where the runner is.
+    pub(super) fn serve(&mut self, thread: pid_t) {
+        if self.with.is_some_and(|with| with != thread) {
+            self.end();
         }
     }
 

@@ -1,7 +1,6 @@
 //! The code of the page, its places, and what they say of a thread that stands there.
 
 use super::super::sys::Registers;
-use super::super::turns::MASK_WORDS;
 use crate::seccomp::MAGIC;
 
 // In all of it r8 has the cookie in its upper half, by which the filter knows the calls. `close` gives a descriptor back
@@ -11,8 +10,7 @@ std::arch::global_asm!(
     ".pushsection .rodata.xip_stub, \"a\"",
     ".globl xip_stub, xip_stub_end, xip_stub_said, xip_stub_borrow, xip_stub_next, xip_stub_close, xip_stub_script",
     ".globl xip_stub_call, xip_stub_value, xip_stub_leave, xip_stub_stop, xip_stub_tail, xip_stub_tail_rax, xip_stub_alone",
-    ".globl xip_stub_own, xip_stub_base, xip_stub_kept, xip_stub_kept_rcx, xip_stub_kept_done",
-    ".globl xip_stub_kept_held, xip_stub_kept_held_rcx, xip_stub_let_go",
+    ".globl xip_stub_own, xip_stub_base, xip_stub_keep, xip_stub_kept, xip_stub_kept_rcx, xip_stub_kept_done",
     "xip_stub:",
     // A call is made again from here, should the kernel want that: it goes back by one instruction.
     "    syscall",
@@ -127,25 +125,13 @@ std::arch::global_asm!(
     "    pop rcx",
     "    pop rsp",
     "    jmp rcx",
-    // The program's `mmap` was made as `mprotect`, see `keep`. What the program sees of it is its address in the place of 0.
-    // Flags and stack stay as they are: r10 is where it goes on, and r8 has what belongs in both, beside the cookie. For a thread
-    // that is kept on the runner's processor r9 is where it finds what it needs to go from there (`Stub::write_note`).
-    "xip_stub_kept_held:",
-    "    mov rcx, rax",
-    "xip_stub_kept_held_rcx:",
-    "    jrcxz xip_stub_let_go",
-    "    jmp xip_stub_stop",
-    "xip_stub_let_go:",
-    "    mov edi, 0",
-    "    mov esi, {mask_bytes}",
-    "    mov rdx, r9",
-    "    mov eax, {setaffinity}",
+    // The program's `mmap` is made as `mprotect`, see `keep`. What the program sees of it is its address in the place of 0.
+    // Flags and stack stay as they are: r10 is where it goes on, and r8 has what belongs in both, beside the cookie. A thread that
+    // is kept on the runner's processor comes to `keep` first, by a call that the runner answers when it keeps it no more.
     "    syscall",
-    "    mov rdi, [r9 + {mask_bytes}]",
-    "    mov rsi, [r9 + {mask_bytes} + 8]",
-    "    mov rdx, [r9 + {mask_bytes} + 16]",
-    "    mov r9, [r9 + {mask_bytes} + 24]",
-    "    jmp xip_stub_kept_done",
+    "xip_stub_keep:",
+    "    mov eax, {mprotect}",
+    "    syscall",
     "xip_stub_kept:",
     "    mov rcx, rax",
     "xip_stub_kept_rcx:",
@@ -164,8 +150,7 @@ std::arch::global_asm!(
     magic = const MAGIC,
     prctl = const libc::SYS_prctl,
     set_dumpable = const libc::PR_SET_DUMPABLE,
-    mask_bytes = const MASK_WORDS * 8,
-    setaffinity = const libc::SYS_sched_setaffinity,
+    mprotect = const libc::SYS_mprotect,
     mmap = const libc::SYS_mmap,
     close = const libc::SYS_close,
     set_mask = const libc::SIG_SETMASK,
@@ -190,9 +175,7 @@ unsafe extern "C" {
     static xip_stub_tail_rax: u8;
     static xip_stub_own: u8;
     static xip_stub_base: u8;
-    static xip_stub_kept_held: u8;
-    static xip_stub_kept_held_rcx: u8;
-    static xip_stub_let_go: u8;
+    static xip_stub_keep: u8;
     static xip_stub_kept: u8;
     static xip_stub_kept_rcx: u8;
     static xip_stub_kept_done: u8;
@@ -221,15 +204,16 @@ pub(in super::super) enum At {
     Leave,
     Tail,
     TailRax,
-    /// Behind an `mprotect` in the place of the program's `mmap`, by a thread that is kept on the runner's processor.
-    KeptHeld,
-    KeptHeldRcx,
-    LetGo,
-    /// The same, by another.
+    /// Makes the program's `mmap` as `mprotect`.
+    Keep,
+    /// Behind that.
     Kept,
     KeptRcx,
     KeptDone,
 }
+
+/// Of the instruction before the places where a call of the runner's comes back, by which the kernel makes it again.
+const SYSCALL_BYTES: u64 = 2;
 
 impl At {
     /// From the start of the page.
@@ -249,9 +233,7 @@ impl At {
             Self::Leave => &raw const xip_stub_leave,
             Self::Tail => &raw const xip_stub_tail,
             Self::TailRax => &raw const xip_stub_tail_rax,
-            Self::KeptHeld => &raw const xip_stub_kept_held,
-            Self::KeptHeldRcx => &raw const xip_stub_kept_held_rcx,
-            Self::LetGo => &raw const xip_stub_let_go,
+            Self::Keep => &raw const xip_stub_keep,
             Self::Kept => &raw const xip_stub_kept,
             Self::KeptRcx => &raw const xip_stub_kept_rcx,
             Self::KeptDone => &raw const xip_stub_kept_done,
@@ -270,7 +252,7 @@ pub(super) fn code() -> &'static [u8] {
 /// program's call returned. `None` when it is not there.
 pub(in super::super) fn on_the_way_out(page: u64, now: &Registers) -> Option<u64> {
     let at = now.rip.wrapping_sub(page);
-    if at < At::Tail.offset() || at >= At::KeptHeld.offset() {
+    if at < At::Tail.offset() || at >= At::Keep.offset() - SYSCALL_BYTES {
         return None;
     }
     Some(if at < At::TailRax.offset() { now.r9 } else { now.rax })
@@ -280,9 +262,8 @@ pub(in super::super) fn on_the_way_out(page: u64, now: &Registers) -> Option<u64
 pub(in super::super) fn has_kept(page: u64, now: &Registers) -> bool {
     let offset = now.rip.wrapping_sub(page);
     match offset {
-        at if at == At::Kept.offset() || at == At::KeptHeld.offset() => now.rax == 0,
-        at if at == At::KeptRcx.offset() || at == At::KeptHeldRcx.offset() => now.rcx == 0,
-        at if (At::LetGo.offset()..At::Kept.offset()).contains(&at) => true,
+        at if at == At::Kept.offset() => now.rax == 0,
+        at if at == At::KeptRcx.offset() => now.rcx == 0,
         at => (At::KeptDone.offset()..code().len() as u64).contains(&at),
     }
 }
