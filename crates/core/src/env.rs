@@ -44,7 +44,7 @@ pub struct Dentry {
     pub inode: u32,
     /// The bits of its mode that say what it is (`S_IFMT`).
     pub kind: u16,
-    /// Where its entry stands, if its directory has one block of entries and nothing else; of a place, where it is; 0: not known.
+    /// Where its entry stands, if its directory has one block of entries and nothing else; 0: not known.
     pub at: u16,
 }
 
@@ -81,8 +81,7 @@ pub trait Env {
 
     /// What is remembered of a name, so that its directory need not be searched: nothing (`None`), or that it leads nowhere (`Some(None)`),
     /// or where. By default nothing is. An answer must be right: it is what [`Env::remember`] said last, and not forgotten since.
-    /// `.` and `..` are never asked for. A name that begins with a slash is no file's: what is remembered of it is a place in the directory
-    /// ([`Dentry::at`]), and whoever keeps only names of files may forget it.
+    /// `.` and `..` are never asked for.
     fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
         let _ = (directory, name);
         None
@@ -93,10 +92,23 @@ pub trait Env {
         let _ = (directory, name, what);
     }
 
-    /// Told that it is no longer known what a name leads to: before it changes at once with another, when a change has failed, and when
-    /// entries move. Nobody else can be told of the name meanwhile: the directory is locked exclusively, or is new.
+    /// Told that it is no longer known what a name leads to: before it changes at once with another, and when a change has failed. The
+    /// directory is locked exclusively.
     fn forget(&self, directory: u32, name: &[u8]) {
         let _ = (directory, name);
+    }
+
+    /// Where in a block of a directory an entry begins beside which there may be room, so that it need not be looked for from the start:
+    /// what [`Env::remember_place`] said last. By default nothing is remembered.
+    fn recall_place(&self, directory: u32, block: u32) -> Option<u16> {
+        let _ = (directory, block);
+        None
+    }
+
+    /// Told where a name has come or gone, and by `None` that entries of the block are no longer where they were. The directory is locked
+    /// exclusively, or is new.
+    fn remember_place(&self, directory: u32, block: u32, at: Option<u16>) {
+        let _ = (directory, block, at);
     }
 
     /// Told before the storage of a file becomes other than it was, or its size: who has mapped the file looks at it again. The

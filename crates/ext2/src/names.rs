@@ -5,7 +5,7 @@
 //! the names as they were before the change or as they are after it. Where two names change at once one is forgotten before, and told
 //! after the other: nobody may recall one of them as it was when the other is as it is.
 //!
-//! Where the last change of a block of entries was is remembered too, as a name that no file can have: a search for room begins there.
+//! Where the last change of a block of entries was is remembered too: a search for room begins there.
 
 use crate::dir::{self, Both, DirBlocks, Found, Room};
 use crate::directory::Directory;
@@ -74,28 +74,25 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     fn remember_none(&self, directory: &Directory<'_, D, E>, name: &[u8]) {
-        if !dir::is_dot(name) && !name.starts_with(b"/") {
+        if !dir::is_dot(name) {
             self.env.remember(directory.ino(), name, None);
         }
     }
 
     fn recall(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Option<Option<Dentry>> {
-        // What begins with a slash is no file's name, but a place's.
-        if dir::is_dot(name) || name.starts_with(b"/") { None } else { self.env.recall(directory.ino(), name) }
+        if dir::is_dot(name) { None } else { self.env.recall(directory.ino(), name) }
     }
 
     /// Tells the environment where a name has come or gone: that an entry begins there.
     pub(crate) fn remember_place(&self, directory: &Directory<'_, D, E>, (block, at): (u32, usize)) {
         if directory.indexed() || directory.is_one_block() {
-            let at = u16::try_from(at).unwrap_or(0);
-            let place = Dentry { inode: directory.ino(), kind: Kind::Directory.mode(), at };
-            self.env.remember(directory.ino(), &place_name(block), Some(place));
+            self.env.remember_place(directory.ino(), block, u16::try_from(at).ok());
         }
     }
 
     /// Entries of a block of this directory are no longer where they were.
     pub(crate) fn forget_place(&self, directory: InodeNo, block: u32) {
-        self.env.forget(directory.0, &place_name(block));
+        self.env.remember_place(directory.0, block, None);
     }
 
     /// [`dir::find`], with what is remembered.
@@ -131,8 +128,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// Room for a name that is known not to be there, from the last change of its block on.
     fn room_for_new(&self, directory: &Directory<'_, D, E>, name: &[u8]) -> Result<Option<Room>, Error> {
         let Some(block) = dir::block_of(directory, name)? else { return Ok(None) };
-        let last = self.env.recall(directory.ino(), &place_name(block)).flatten();
-        let from = last.map_or(0, |last| last.at.into());
+        let from = self.env.recall_place(directory.ino(), block).map_or(0, usize::from);
         match dir::room_from(directory, block, from, name)? {
             None if from != 0 => dir::room_from(directory, block, 0, name),
             room => Ok(room),
@@ -155,10 +151,4 @@ impl<D: Device, E: Env> Volume<D, E> {
         }
         dir::both(directory, old, new, exchange)
     }
-}
-
-/// What the place in a block of a directory is remembered as.
-fn place_name(block: u32) -> [u8; 5] {
-    let [a, b, c, d] = block.to_le_bytes();
-    [b'/', a, b, c, d]
 }

@@ -32,7 +32,7 @@ struct Pair {
 
 #[derive(Debug, Default)]
 struct Place {
-    /// Directory, and the name's length above it; 0 (no name is empty): a free place.
+    /// Directory, and above it the name's length, or the block; 0 (no name is empty): a free place.
     key: AtomicU64,
     /// Inode number, its kind above it, and the place of the entry above that; 0: the directory has no such name.
     value: AtomicU64,
@@ -43,7 +43,8 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Dentries(Box<[OnceLock<Box<[Pair]>>]>);
 
-/// A name in a directory that may be kept.
+/// What something is kept under: a name in a directory, or a block of one.
+#[derive(Clone, Copy)]
 struct Key<'n> {
     key: u64,
     whole: &'n [[u8; 8]],
@@ -60,6 +61,12 @@ impl<'n> Key<'n> {
         let (whole, rest) = name.as_chunks();
         let key = u64::from(directory) | (name.len() as u64) << 32;
         Some(Self { key, whole, rest: last_word(name, rest.len()) })
+    }
+
+    /// As of a name that is longer than any that is kept.
+    #[inline(always)]
+    fn of_block(directory: u32, block: u32) -> Self {
+        Self { key: u64::from(directory) | u64::from(block | 1 << 31) << 32, whole: &[], rest: 0 }
     }
 
     /// The words of the name, the last one whether or not there is anything in it.
@@ -117,17 +124,40 @@ impl Dentries {
     /// `None`: not known. `Some(None)`: known not to exist.
     #[inline]
     pub(crate) fn get(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
-        let key = Key::new(directory, name)?;
+        self.value(Key::new(directory, name)?).map(decode)
+    }
+
+    /// Where in a block of a directory the last change was, if that is known.
+    #[inline]
+    pub(crate) fn place(&self, directory: u32, block: u32) -> Option<u16> {
+        self.value(Key::of_block(directory, block)).and_then(|value| u16::try_from(value).ok())
+    }
+
+    #[inline(always)]
+    fn value(&self, key: Key<'_>) -> Option<u64> {
         let pair = self.pair(key.hash(), false)?;
         let before = pair.sequence.load(Ordering::Acquire);
         let place = pair.places.iter().find(|place| key.is_at(place))?;
         let value = place.value.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        (before & 1 == 0 && pair.sequence.load(Ordering::Relaxed) == before).then(|| decode(value))
+        (before & 1 == 0 && pair.sequence.load(Ordering::Relaxed) == before).then_some(value)
     }
 
     pub(crate) fn put(&self, directory: u32, name: &[u8], entry: Option<Dentry>) {
-        let Some(key) = Key::new(directory, name) else { return };
+        if let Some(key) = Key::new(directory, name) {
+            self.keep(key, encode(entry));
+        }
+    }
+
+    pub(crate) fn put_place(&self, directory: u32, block: u32, at: Option<u16>) {
+        let key = Key::of_block(directory, block);
+        match at {
+            Some(at) => self.keep(key, at.into()),
+            None => self.drop(key),
+        }
+    }
+
+    fn keep(&self, key: Key<'_>, value: u64) {
         let Some(pair) = self.pair(key.hash(), true) else { return };
         pair.change(|places, turn| {
             let empty = || places.iter().find(|place| place.key.load(Ordering::Relaxed) == 0);
@@ -136,13 +166,18 @@ impl Dentries {
             for (to, word) in place.name.iter().zip(key.words()) {
                 to.store(word, Ordering::Relaxed);
             }
-            place.value.store(encode(entry), Ordering::Relaxed);
+            place.value.store(value, Ordering::Relaxed);
         });
     }
 
     /// Nothing is known of it any more.
     pub(crate) fn forget(&self, directory: u32, name: &[u8]) {
-        let Some(key) = Key::new(directory, name) else { return };
+        if let Some(key) = Key::new(directory, name) {
+            self.drop(key);
+        }
+    }
+
+    fn drop(&self, key: Key<'_>) {
         let Some(pair) = self.pair(key.hash(), false) else { return };
         pair.change(|places, _| {
             if let Some(place) = places.iter().find(|place| key.is_at(place)) {
@@ -235,6 +270,20 @@ mod tests {
         put(same[2]);
         assert_eq!(get(same[2]), Some(file(same[2] + 20)));
         assert_eq!(same.iter().filter(|&&number| get(number).is_some()).count(), 2);
+    }
+
+    #[test]
+    fn places_are_kept_by_directory_and_block_and_are_no_names() {
+        let cache = Dentries::new(1000);
+        cache.put_place(2, 0, Some(24));
+        cache.put_place(2, 7, Some(4092));
+        assert_eq!([cache.place(2, 0), cache.place(2, 7)], [Some(24), Some(4092)]);
+        assert_eq!([cache.place(3, 0), cache.place(2, 1)], [None; 2]);
+        for name in [&b""[..], b"\0", b"/\0\0\0\0"] {
+            assert_eq!(cache.get(2, name), None);
+        }
+        cache.put_place(2, 7, None);
+        assert_eq!([cache.place(2, 0), cache.place(2, 7)], [Some(24), None]);
     }
 
     #[test]

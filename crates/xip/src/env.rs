@@ -143,6 +143,14 @@ impl Env for Threads {
         self.names.forget(directory, name);
     }
 
+    fn recall_place(&self, directory: u32, block: u32) -> Option<u16> {
+        self.names.place(directory, block)
+    }
+
+    fn remember_place(&self, directory: u32, block: u32, at: Option<u16>) {
+        self.names.put_place(directory, block, at);
+    }
+
     fn moved(&self, inode: u32) {
         if let Some(maps) = self.maps() {
             maps.moved(inode);
