@@ -148,3 +148,35 @@ fn what_is_remembered_of_names_is_what_the_volume_has() {
     std::fs::write(file.path(), image).unwrap();
     fsck_file(file.path());
 }
+
+#[test]
+fn what_a_directory_was_like_is_forgotten_when_another_has_its_number() {
+    let format = Format { blocks: 256, inodes: 32, uuid: [1; 16], hash_seed: [2; 16], ..Format::default() };
+    let volume = Volume::format(Bytes::new(256), Remembering::default(), &format).unwrap();
+    let new = |kind| NewInode { kind, permissions: 0o755, uid: 0, gid: 0 };
+    let first = volume.create(InodeNo::ROOT, b"first", &new(NewKind::Directory)).unwrap();
+    volume.create(first, b"file", &new(NewKind::Regular)).unwrap();
+    release(&volume, volume.unlink(first, b"file"));
+    assert!(volume.env().places.borrow().contains_key(&(first.0, 0)));
+    release(&volume, volume.rmdir(InodeNo::ROOT, b"first").map(Some));
+    let second = volume.create(InodeNo::ROOT, b"second", &new(NewKind::Directory)).unwrap();
+    assert_eq!(second, first);
+    compare(&volume);
+    volume.create(second, b"a name that is longer", &new(NewKind::Regular)).unwrap();
+    compare(&volume);
+}
+
+/// No file has a name with a slash in it, whoever asks.
+#[test]
+fn a_name_that_cannot_be_leads_nowhere() {
+    let format = Format { blocks: 256, inodes: 32, uuid: [1; 16], hash_seed: [2; 16], ..Format::default() };
+    let volume = Volume::format(Bytes::new(256), Remembering::default(), &format).unwrap();
+    let new = NewInode { kind: NewKind::Regular, permissions: 0o644, uid: 0, gid: 0 };
+    volume.create(InodeNo::ROOT, b"file", &new).unwrap();
+    for name in [&b"/"[..], b"/\0\0\0\0", b"file/"] {
+        assert_eq!(volume.lookup(InodeNo::ROOT, name), Ok(None));
+        assert_eq!(volume.lookup_kind(InodeNo::ROOT, name), Ok(None));
+        let moved = volume.rename(InodeNo::ROOT, name, InodeNo::ROOT, b"x", Rename::Replace);
+        assert_eq!(moved, Err(Error::NotFound));
+    }
+}

@@ -260,7 +260,7 @@ mod tests {
             let hash = Key::new(2, number.to_string().as_bytes()).unwrap().hash();
             std::ptr::from_ref(cache.pair(hash, true).unwrap())
         };
-        let same: Vec<_> = (0..).filter(|&number| pair(number) == pair(0)).take(3).collect();
+        let same: Vec<_> = (0..).filter(|&number| pair(number) == pair(0)).take(4).collect();
         let get = |number: u32| cache.get(2, number.to_string().as_bytes());
         let put = |number: u32| cache.put(2, number.to_string().as_bytes(), file(number + 20));
         put(same[0]);
@@ -270,6 +270,9 @@ mod tests {
         put(same[2]);
         assert_eq!(get(same[2]), Some(file(same[2] + 20)));
         assert_eq!(same.iter().filter(|&&number| get(number).is_some()).count(), 2);
+        // The next one takes the other's: who came last stays.
+        put(same[3]);
+        assert_eq!([get(same[2]), get(same[3])], [same[2], same[3]].map(|number| Some(file(number + 20))));
     }
 
     #[test]
