@@ -98,7 +98,7 @@ std::arch::global_asm!(
     "    mov r9, rbx",
     "    pop rcx",
     "    jmp rcx",
-    // Everything as it was. From `tail` on signals come in again: then the runner does the rest, see `Stub::rest`.
+    // Everything as it was. From `tail` on signals come in again: then the runner does the rest, see `on_the_way_out`.
     "xip_stub_leave:",
     "    mov edi, {set_mask}",
     "    mov rsi, rsp",
