@@ -68,7 +68,9 @@ impl Drop for Passing {
     }
 }
 
-/// Stops this process, all its threads, until it is told to continue.
+/// Stops this process, all its threads, until it is told to continue. The signal is for this thread, which is stopped before it goes on;
+/// one for the process would be taken by its first thread, some time, and what the caller does after it be done before it.
 pub(super) fn stop_self() {
-    super::sys::kill(rustix::process::getpid().as_raw_nonzero().get(), libc::SIGSTOP);
+    // SAFETY: the call takes a number only.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
