@@ -8,6 +8,8 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use xip_core::Device;
+use xip_segment::{Access, MappedFile};
 
 /// Calls on names.
 pub trait Calls {
@@ -25,6 +27,31 @@ pub trait Bytes {
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()>;
     fn set_len(&self, len: u64) -> Result<()>;
+}
+
+/// By `memcpy`, to memory of tmpfs: what every way to write needs at least.
+pub struct Copied(MappedFile);
+
+impl Copied {
+    pub fn new(path: &Path, len: usize) -> Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        file.set_len(len as u64)?;
+        Ok(Self(MappedFile::open(file, Access::ReadWrite)?))
+    }
+}
+
+impl Bytes for Copied {
+    fn write(&mut self, _: &[u8]) -> Result<()> {
+        anyhow::bail!("memory has no position")
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        Ok(self.0.write(offset, bytes)?)
+    }
+
+    fn set_len(&self, _: u64) -> Result<()> {
+        anyhow::bail!("memory has a length")
+    }
 }
 
 /// By the library.

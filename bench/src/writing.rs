@@ -1,6 +1,6 @@
 //! Writing: the library on a new volume beside the same calls on tmpfs, where the volume's image is, too.
 
-use crate::calls::{Bytes, Calls, Library, System};
+use crate::calls::{Bytes, Calls, Copied, Library, System};
 use crate::{PAGE, in_turns, pages, per_item, say_all, shuffle};
 use anyhow::Result;
 use std::fs;
@@ -10,8 +10,9 @@ const ROUNDS: usize = 21;
 /// Files in the directory, and how often in a round each is made, renamed and removed.
 const FILES: usize = 100;
 const TIMES: usize = 20;
-/// A file that is written to.
+/// A file that is written to, and one that the nearest caches of a processor hold.
 const LEN: usize = 16 << 20;
+const HOT: usize = 64 << 10;
 const APPENDED: usize = 1 << 10;
 const VOLUME: u64 = 256 << 20;
 
@@ -28,7 +29,7 @@ pub fn measure(scratch: &Path) -> Result<()> {
         contender.create_dir("files")?;
     }
     names(&mut contenders)?;
-    bytes(&contenders)
+    bytes(&contenders, scratch)
 }
 
 fn names(contenders: &mut [Box<dyn Calls>]) -> Result<()> {
@@ -51,8 +52,11 @@ fn names(contenders: &mut [Box<dyn Calls>]) -> Result<()> {
     Ok(())
 }
 
-fn bytes(contenders: &[Box<dyn Calls>]) -> Result<()> {
-    let block = [7; PAGE];
+fn bytes(contenders: &[Box<dyn Calls>], scratch: &Path) -> Result<()> {
+    // Where it begins in a page matters to the processor: the figures would be of chance.
+    let space = vec![7; 2 * PAGE];
+    let start = space.as_ptr().align_offset(PAGE);
+    let block = &space[start..][..PAGE];
     let open = |path, append| contenders.iter().map(move |contender| contender.open_new(path, append));
     let mut files = open("appended", true).collect::<Result<Vec<_>>>()?;
     let [taken] = in_turns(ROUNDS, &mut files, |file: &mut Box<dyn Bytes>| {
@@ -61,14 +65,18 @@ fn bytes(contenders: &[Box<dyn Calls>]) -> Result<()> {
     })?;
     say_all("Library: append 1 KiB", GOAL, &NAMES, &taken);
 
-    let offsets = pages(LEN);
-    let mut files = open("overwritten", false).collect::<Result<Vec<_>>>()?;
-    for file in &files {
-        per_item(&offsets, |&offset| file.write_at(&block, offset))?;
+    for (len, what) in [(HOT, "64 KiB"), (LEN, "16 MiB")] {
+        let offsets = pages(len).repeat(LEN / len);
+        let mut files = open(what, false).collect::<Result<Vec<_>>>()?;
+        files.push(Box::new(Copied::new(&scratch.join(what), len)?));
+        for file in &files {
+            per_item(&offsets, |&offset| file.write_at(block, offset))?;
+        }
+        let [taken] = in_turns(ROUNDS, &mut files, |file: &mut Box<dyn Bytes>| {
+            Ok([per_item(&offsets, |&offset| file.write_at(block, offset))?])
+        })?;
+        let [ours, theirs] = NAMES;
+        say_all(&format!("Library: overwrite 4 KiB at random in {what}"), GOAL, &[ours, theirs, "memcpy"], &taken);
     }
-    let [taken] = in_turns(ROUNDS, &mut files, |file: &mut Box<dyn Bytes>| {
-        Ok([per_item(&offsets, |&offset| file.write_at(&block, offset))?])
-    })?;
-    say_all("Library: overwrite 4 KiB at random", GOAL, &NAMES, &taken);
     Ok(())
 }

@@ -178,6 +178,7 @@ pub fn writev_ending<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writ
 }
 
 /// The end of every operation that changes bytes: what its caller, and persistent storage, ask to be durable.
+#[inline]
 pub(crate) fn finish<F: Host>(file: &F, how: &Writer) -> Result<(), F::Error> {
     match how.durable {
         Durable::No => file.settle(),

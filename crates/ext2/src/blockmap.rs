@@ -5,15 +5,15 @@
 //! links them all: the pointer in the inode, or in a block of pointers that was there before. How blocks are taken away
 //! is in `free`.
 
+mod path;
+
+use self::path::{DIRECT, Path};
 use crate::alloc::Reservation;
 use crate::error::Error;
 use crate::file::Blocks;
 use crate::order::Durable;
 use crate::raw::{INODE_BLOCKS, INODE_BLOCKS512};
 use xip_core::{Create, Device, Env, Extent, PageIndex, PageNo, Run};
-
-/// Pointers in the inode that lead to data.
-const DIRECT: u64 = 12;
 
 /// Where new blocks should stand. An image builder knows; others take the default, which is after what is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -24,82 +24,48 @@ pub struct Goal {
     pub pointers: Option<u32>,
 }
 
-/// The way from the inode to a page: at each level the index of the pointer, and how many pages it stands for.
-struct Path {
-    /// `slots[0]` is in the inode, the others in blocks of pointers.
-    slots: [u32; 4],
-    /// How many of them.
-    depth: usize,
-}
-
-impl Path {
-    fn to(index: u64, pointers: u64) -> Option<Self> {
-        let slot = |n: u64| u32::try_from(n % pointers).unwrap_or(0);
-        let mut rest = index;
-        if rest < DIRECT {
-            return Some(Self { slots: [slot(rest), 0, 0, 0], depth: 1 });
-        }
-        rest -= DIRECT;
-        if rest < pointers {
-            return Some(Self { slots: [12, slot(rest), 0, 0], depth: 2 });
-        }
-        rest -= pointers;
-        if rest < pointers * pointers {
-            return Some(Self { slots: [13, slot(rest / pointers), slot(rest), 0], depth: 3 });
-        }
-        rest -= pointers * pointers;
-        if rest < pointers * pointers * pointers {
-            let slots = [14, slot(rest / pointers / pointers), slot(rest / pointers), slot(rest)];
-            return Some(Self { slots, depth: 4 });
-        }
-        None
-    }
-
-    /// Pages from the one this path leads to, to the end of what the pointer at `level` stands for.
-    fn pages_left(&self, level: usize, pointers: u64) -> u64 {
-        let mut within = 0;
-        let mut whole = 1;
-        for &slot in &self.slots[level + 1..self.depth] {
-            within = within * pointers + u64::from(slot);
-            whole *= pointers;
-        }
-        whole - within
-    }
-}
-
 /// Storage for a hole, durable, and linked to nothing yet. Given back unless it is committed.
 pub(crate) struct Prepared<'v, D: Device, E: Env> {
     data: Reservation<'v, D, E>,
-    /// New blocks of pointers on the way there.
-    made: [Option<Reservation<'v, D, E>>; 3],
-    /// Where the pointers are stored that link all of it, how many, and the first; the others count up from there.
+    /// New blocks of pointers on the way there, from the top down, and which of their pointers leads on.
+    made: [Option<(Reservation<'v, D, E>, u32)>; 3],
+    /// Where the pointers are stored that link all of it.
     pub(crate) pointer_at: u64,
-    pub(crate) first: u32,
-    count: u32,
 }
 
 impl<D: Device, E: Env> Prepared<'_, D, E> {
     /// All blocks that the file gains.
     pub(crate) fn blocks(&self) -> u32 {
-        self.data.count + self.made.iter().flatten().map(|pointers| pointers.count).sum::<u32>()
+        self.data.count + self.made.iter().flatten().map(|(pointers, _)| pointers.count).sum::<u32>()
+    }
+
+    /// The pointers that link all of it: the first, and how many; the others count up from there.
+    pub(crate) fn pointers(&self) -> (u32, u32) {
+        self.made.iter().flatten().next().map_or((self.data.first, self.data.count), |(top, _)| (top.first, 1))
     }
 
     /// They are linked now.
     pub(crate) fn commit(self) {
-        self.made.into_iter().flatten().for_each(Reservation::commit);
-        self.data.commit();
+        core::mem::forget(self);
     }
 }
 
 impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
+    /// How many pointers a block has.
     pub(crate) fn pointers(&self) -> u64 {
-        u64::from(self.volume.geometry.block_size / 4)
+        1 << self.pointer_bits()
+    }
+
+    /// Blocks are powers of two, of pointers of 4 bytes.
+    #[inline(always)]
+    fn pointer_bits(&self) -> u32 {
+        self.volume.geometry.block_size.trailing_zeros() - 2
     }
 
     /// The storage of page `index` of the file, in blocks of the volume; at most `want` of them.
     pub(crate) fn map(&self, index: PageIndex, want: u64, create: Create) -> Result<Extent, Error> {
         let want = want.max(1);
-        let Some(path) = Path::to(index.0, self.pointers()) else {
+        let Some(path) = Path::to(index.0, self.pointer_bits()) else {
             return match create {
                 Create::No => Ok(Extent::Hole(want)),
                 Create::Yes => Err(xip_core::Error::TooLarge.into()),
@@ -136,7 +102,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
 
     /// Where the pointer to page `index` stands, and the block it leads to. A hole is an error.
     pub(crate) fn pointer_to(&self, index: u64) -> Result<(u64, u32), Error> {
-        match Path::to(index, self.pointers()).map(|path| self.walk(&path)).transpose()? {
+        match Path::to(index, self.pointer_bits()).map(|path| self.walk(&path)).transpose()? {
             Some((_, at, block)) if block != 0 => Ok((at, block)),
             _ => Err(self.corrupt("a hole in the directory", index)),
         }
@@ -174,7 +140,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         }
         let geometry = &self.volume.geometry;
         let group = geometry.group_of_block(first);
-        let plain = first - geometry.group_blocks(group).start >= self.volume.plain_from;
+        let plain = geometry.within_group(first) >= self.volume.plain_from;
         let want = want.min((geometry.group_blocks(group).end - first).into());
         let mut count = 1;
         let mut chunk = [0u8; 256];
@@ -210,14 +176,14 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
     }
 
     /// The pointer at byte address `at`: 0, or a block that can be a file's.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pointer(&self, at: u64) -> Result<u32, Error> {
         self.checked(u32::from_le_bytes(self.volume.load(at)?))
     }
 
     /// A pointer: 0, or a block that can be a file's. Every one comes through here before it is followed, so that what
     /// is written to a file never lands in the metadata of the volume.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn checked(&self, block: u32) -> Result<u32, Error> {
         if block != 0 && !self.volume.is_file_block(block)? {
             return Err(self.corrupt("a block that cannot be a file's", block.into()));
@@ -225,6 +191,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         Ok(block)
     }
 
+    #[cold]
     pub(crate) fn corrupt(&self, what: &'static str, at: u64) -> Error {
         Error::Corrupt { what, inode: self.number.0, at }
     }
@@ -232,7 +199,10 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
     /// Gives storage to at most `want` pages of the hole at `index`: `from` stands at byte `within` of it, as far as it
     /// fits, all else is zeros.
     pub(crate) fn fill_hole(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<Run, Error> {
-        let prepared = self.prepare(index, want, within, from)?;
+        // It is moved before the data is stored: a processor that reads such a struct by larger words than it was just written by waits
+        // until all stores before are done, which took more than all else here.
+        let prepared = self.reserve(index, want)?;
+        self.put_prepared(&prepared, within, from)?;
         self.volume.env.moved(self.number.0);
         // Rule 1 of contract 7: all of it durable before anything points at it.
         let durable = self.volume.fence()?;
@@ -264,10 +234,16 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         within: usize,
         from: &[u8],
     ) -> Result<Prepared<'v, D, E>, Error> {
+        let prepared = self.reserve(index, want)?;
+        self.put_prepared(&prepared, within, from)?;
+        Ok(prepared)
+    }
+
+    /// Reserves storage for at most `want` pages of the hole at `index`. Nothing stands there yet.
+    fn reserve(&self, index: PageIndex, want: u64) -> Result<Prepared<'v, D, E>, Error> {
         let volume = self.volume;
-        let geometry = &volume.geometry;
         volume.check_writable()?;
-        let path = Path::to(index.0, self.pointers()).ok_or(xip_core::Error::TooLarge)?;
+        let path = Path::to(index.0, self.pointer_bits()).ok_or(xip_core::Error::TooLarge)?;
         let (level, pointer_at, pointer) = self.walk(&path)?;
         if pointer != 0 {
             return Err(self.corrupt("storage where a hole was", index.0));
@@ -281,7 +257,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         }
         let goal = self.goal_for(index)?;
         let mut data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
-        let mut made: [Option<Reservation<'v, D, E>>; 3] = [None, None, None];
+        let mut made = [const { None }; 3];
         for above in (level + 1..path.depth).rev() {
             let pointers = match volume.reserve(self.goal.get().pointers.unwrap_or(goal), 1) {
                 // The data has taken all there was: less of it, then.
@@ -291,21 +267,23 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
             if let Some(goal) = self.goal.get().pointers {
                 self.goal.update(|old| Goal { pointers: Some(goal.max(pointers.first + 1)), ..old });
             }
-            made[above - 1] = Some(pointers);
+            made[above - 1] = Some((pointers, path.slots[above]));
         }
+        Ok(Prepared { data, made, pointer_at })
+    }
 
+    /// Puts what is to stand in reserved storage.
+    fn put_prepared(&self, prepared: &Prepared<'_, D, E>, within: usize, from: &[u8]) -> Result<(), Error> {
+        let volume = self.volume;
+        self.put_content(&prepared.data, within, from)?;
         // New blocks of pointers, from the lowest up, so that each is whole before the next names it.
-        self.put_content(&data, within, from)?;
-        let mut first = data.first;
-        for above in (level + 1..path.depth).rev() {
-            let Some(pointers) = &made[above - 1] else { continue };
+        let (mut first, mut count) = (prepared.data.first, prepared.data.count);
+        for (pointers, slot) in prepared.made.iter().rev().flatten() {
             volume.zero_blocks(pointers.first, 1)?;
-            let at = geometry.byte(pointers.first) + 4 * u64::from(path.slots[above]);
-            self.put_pointers(at, first, if above == last { data.count } else { 1 })?;
-            first = pointers.first;
+            self.put_pointers(volume.geometry.byte(pointers.first) + 4 * u64::from(*slot), first, count)?;
+            (first, count) = (pointers.first, 1);
         }
-        let count = if level == last { data.count } else { 1 };
-        Ok(Prepared { data, made, pointer_at, first, count })
+        Ok(())
     }
 
     /// A new block with these contents, to take the place of `old`, which the pointer at `pointer_at` leads to.
@@ -313,7 +291,7 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         self.volume.check_writable()?;
         let data = self.volume.reserve(old, 1)?;
         self.volume.put(self.volume.geometry.byte(data.first), bytes)?;
-        Ok(Prepared { first: data.first, data, made: [None, None, None], pointer_at, count: 1 })
+        Ok(Prepared { data, made: [const { None }; 3], pointer_at })
     }
 
     /// Fills new blocks: `from` at byte `within`, as far as it fits, zeros before and after.
@@ -333,11 +311,12 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
 
     fn link(&self, _durable: &Durable, prepared: &Prepared<'_, D, E>) -> Result<(), Error> {
         // Each pointer is one store, and a page of its own.
-        self.put_pointers(prepared.pointer_at, prepared.first, prepared.count)
+        let (first, count) = prepared.pointers();
+        self.put_pointers(prepared.pointer_at, first, count)
     }
 
     fn unlink(&self, prepared: &Prepared<'_, D, E>) -> Result<(), Error> {
-        self.volume.put_zeros(prepared.pointer_at, 4 * u64::from(prepared.count))?;
+        self.volume.put_zeros(prepared.pointer_at, 4 * u64::from(prepared.pointers().1))?;
         self.volume.fence()?;
         Ok(())
     }

@@ -136,7 +136,7 @@ impl<D: Device, E: Env> Directory<'_, D, E> {
                 new.set_blocks512(new.blocks512().saturating_add(units));
                 prepared
             };
-            let pointer = prepared.first.to_le_bytes();
+            let pointer = prepared.pointers().0.to_le_bytes();
             // A pointer in the inode is part of its other changes.
             match prepared.pointer_at.checked_sub(self.map.at).and_then(|at| usize::try_from(at).ok()) {
                 Some(at) if (INODE_BLOCKS..RawInode::LEN - 4).contains(&at) => {

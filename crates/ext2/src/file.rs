@@ -3,10 +3,10 @@
 
 use crate::blockmap::Goal;
 use crate::error::Error;
-use crate::geometry::feature;
 use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
 use crate::intent::Intent;
-use crate::raw::{INODE_SIZE, INODE_SIZE_HIGH};
+use crate::raw::{INODE_MODE, INODE_SIZE, INODE_SIZE_HIGH};
+use crate::record::Record;
 use crate::volume::Volume;
 use core::cell::Cell;
 use xip_core::{
@@ -106,8 +106,8 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn size(&self) -> Result<u64, Error> {
-        let low = u32::from_le_bytes(self.volume.load(self.at + INODE_SIZE)?);
-        let high = u32::from_le_bytes(self.volume.load(self.at + INODE_SIZE_HIGH)?);
+        let record = self.volume.record(self.at);
+        let (low, high) = (record.u32(INODE_SIZE)?, record.u32(INODE_SIZE_HIGH)?);
         let size = u64::from(high) << 32 | u64::from(low);
         if size > self.largest() {
             return Err(self.corrupt("the size is beyond what the format can hold", size));
@@ -116,13 +116,7 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn largest(&self) -> u64 {
-        let largest = self.volume.geometry.largest_file();
-        // Without the feature, a size of 2 GiB or more is one that other implementations would misread.
-        if self.volume.geometry.ro_compat & feature::RO_COMPAT_LARGE_FILE == 0 {
-            largest.min(0x7fff_ffff)
-        } else {
-            largest
-        }
+        self.volume.geometry.largest_written()
     }
 
     fn accessed(&self) {
@@ -155,26 +149,15 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
     }
 
     fn drop_set_id(&self, keep_set_id: bool) -> Result<(), Error> {
-        const SET_UID: u16 = 0o4000;
-        const SET_GID: u16 = 0o2000;
-        const GROUP_EXECUTE: u16 = 0o010;
         self.volume.check_writable()?;
-        if keep_set_id {
-            return Ok(());
-        }
-        let old = u16::from_le_bytes(self.volume.load(self.at)?);
-        // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
-        let new = old & !(SET_UID | if old & GROUP_EXECUTE != 0 { SET_GID } else { 0 });
-        if new != old {
-            self.volume.put(self.at, &new.to_le_bytes())?;
-            self.volume.fence()?;
-        }
-        Ok(())
+        self.drop_set_id_of(&self.volume.record(self.at), keep_set_id)
     }
 
     fn will_change(&self, keep_set_id: bool) -> Result<(), Error> {
-        self.drop_set_id(keep_set_id)?;
-        self.volume.stamp(self.at, true)
+        self.volume.check_writable()?;
+        let record = self.volume.record(self.at);
+        self.drop_set_id_of(&record, keep_set_id)?;
+        self.volume.stamp_record(&record, true)
     }
 
     fn publish_size(&self, size: u64) -> Result<(), Error> {
@@ -239,6 +222,22 @@ impl<D: Device, E: Env> Mapping for Blocks<'_, D, E> {
 }
 
 impl<D: Device, E: Env> Blocks<'_, D, E> {
+    #[inline]
+    fn drop_set_id_of(&self, record: &Record<'_, D, E>, keep_set_id: bool) -> Result<(), Error> {
+        const SET_UID: u16 = 0o4000;
+        const SET_GID: u16 = 0o2000;
+        const GROUP_EXECUTE: u16 = 0o010;
+        let old = record.u16(INODE_MODE)?;
+        // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
+        let new = old & !(SET_UID | if old & GROUP_EXECUTE != 0 { SET_GID } else { 0 });
+        if keep_set_id || new == old {
+            return Ok(());
+        }
+        self.volume.put(self.at + INODE_MODE, &new.to_le_bytes())?;
+        self.volume.fence()?;
+        Ok(())
+    }
+
     /// The parts of the volume that hold `[within, within + len)` of a page: byte addresses, `None` for a hole.
     fn parts(
         &self,

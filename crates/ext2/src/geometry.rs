@@ -70,6 +70,7 @@ pub struct Geometry {
     /// As [`Geometry::head_of`] a group with a copy of the superblock, and [`Geometry::largest_file`]: asked for at every step.
     head: u32,
     largest_file: u64,
+    largest_written: u64,
 }
 
 impl TryFrom<&RawSuper> for Geometry {
@@ -153,6 +154,7 @@ impl TryFrom<&RawSuper> for Geometry {
             unsigned_hash: raw.flags() & FLAG_UNSIGNED_HASH != 0,
             head: 0,
             largest_file: 0,
+            largest_written: 0,
         };
         geometry.derive();
         // Every group must hold its own metadata: then no address computed from the geometry leaves the volume.
@@ -213,6 +215,7 @@ impl Geometry {
             unsigned_hash: true,
             head: 0,
             largest_file: 0,
+            largest_written: 0,
         };
         geometry.derive();
         for group in [0, groups - 1] {
@@ -232,7 +235,11 @@ impl Geometry {
         let reach = 12 + pointers + pointers * pointers + pointers * pointers * pointers;
         let counted = u64::from(u32::MAX / (self.block_size / 512));
         let least = counted - counted / (pointers - 2) - 8;
-        self.largest_file = reach.min(least) * u64::from(self.block_size);
+        let largest = reach.min(least) * u64::from(self.block_size);
+        self.largest_file = largest;
+        // Without the feature, a size of 2 GiB or more is one that other implementations would misread.
+        let written = if self.ro_compat & RO_COMPAT_LARGE_FILE == 0 { 0x7fff_ffff } else { largest };
+        self.largest_written = largest.min(written);
     }
 
     /// The blocks of a group.
@@ -314,6 +321,14 @@ impl Geometry {
         (block - self.first_data_block) / self.blocks_per_group
     }
 
+    /// How far into its group a block is, which is in range.
+    #[inline(always)]
+    pub(crate) fn within_group(&self, block: u32) -> u32 {
+        let (at, len) = (block - self.first_data_block, self.blocks_per_group);
+        // As good as always, and cheaper than to divide.
+        if len.is_power_of_two() { at & (len - 1) } else { at % len }
+    }
+
     /// Whether a number can be that of a block of a file.
     #[inline]
     pub(crate) fn is_data(&self, block: u32) -> bool {
@@ -325,6 +340,12 @@ impl Geometry {
     #[inline]
     pub(crate) fn largest_file(&self) -> u64 {
         self.largest_file
+    }
+
+    /// The largest size that a file is given.
+    #[inline]
+    pub(crate) fn largest_written(&self) -> u64 {
+        self.largest_written
     }
 }
 

@@ -47,6 +47,7 @@ mod namei;
 mod names;
 mod order;
 mod raw;
+mod record;
 mod rename;
 mod state;
 mod symlink;

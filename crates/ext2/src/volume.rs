@@ -3,11 +3,9 @@
 use crate::alloc::Hints;
 use crate::error::Error;
 use crate::geometry::{Geometry, Group, SUPER_AT, feature};
-use crate::inode::{Inode, InodeNo, Kind, Node, SetAttributes, encode_time};
+use crate::inode::{Inode, InodeNo, Kind, Node, SetAttributes};
 use crate::intent::{Intent, each_change};
-use crate::raw::{
-    INODE_ATTRIBUTE_BLOCK, INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, INODE_SIZE_HIGH, RawGroup, RawInode, RawSuper,
-};
+use crate::raw::{INODE_ATTRIBUTE_BLOCK, INODE_BASE, INODE_SIZE_HIGH, RawGroup, RawInode, RawSuper};
 use crate::state::State;
 use xip_core::{Device, Env, LockId, PAGE_SIZE};
 
@@ -303,34 +301,6 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok(bytes)
     }
 
-    /// The inode at `at` changes now, and with `data` its data does. Puts what differs: a clock that is coarse often has the time
-    /// that is there already.
-    pub(crate) fn stamp(&self, at: u64, data: bool) -> Result<(), Error> {
-        let (seconds, extra) = encode_time(self.env.now());
-        // The time of the change, and after it that of the data.
-        let both = |change: u32, old: u64| {
-            let rest = if data { u64::from(change) << 32 } else { old & !u64::from(u32::MAX) };
-            rest | u64::from(change)
-        };
-        let old = u64::from_le_bytes(self.load(at + INODE_CTIME)?);
-        let new = both(seconds, old);
-        if new != old {
-            self.put(at + INODE_CTIME, &new.to_le_bytes())?;
-        }
-        // What the inode says that it has room for.
-        let room = u16::from_le_bytes(self.load(at + INODE_BASE as u64)?);
-        if room < 8 {
-            return Ok(());
-        }
-        let old = u64::from_le_bytes(self.load(at + INODE_CTIME_EXTRA)?);
-        // With less room the word of the data belongs to an attribute.
-        let new = if room < 12 { old & !u64::from(u32::MAX) | u64::from(extra) } else { both(extra, old) };
-        match new == old {
-            true => Ok(()),
-            false => self.put(at + INODE_CTIME_EXTRA, &new.to_le_bytes()[..if room < 12 { 4 } else { 8 }]),
-        }
-    }
-
     /// What an inode is.
     ///
     /// # Errors
@@ -385,15 +355,18 @@ impl<D: Device, E: Env> Volume<D, E> {
     }
 
     /// Whether a number can be that of a block of a file: on the volume, and not part of the format itself.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_file_block(&self, block: u32) -> Result<bool, Error> {
         if !self.geometry.is_data(block) {
             return Ok(false);
         }
+        if self.geometry.within_group(block) >= self.plain_from { Ok(true) } else { self.is_not_format(block) }
+    }
+
+    /// Whether a block near the start of its group is not part of the format: the group says what it has.
+    #[cold]
+    fn is_not_format(&self, block: u32) -> Result<bool, Error> {
         let group = self.geometry.group_of_block(block);
-        if block - self.geometry.group_blocks(group).start >= self.plain_from {
-            return Ok(true);
-        }
         Ok(!self.group(group)?.owns(&self.geometry, group, block))
     }
 }

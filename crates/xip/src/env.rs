@@ -151,6 +151,7 @@ impl Env for Threads {
         self.names.put_place(directory, block, at);
     }
 
+    #[inline]
     fn moved(&self, inode: u32) {
         if let Some(maps) = self.maps() {
             maps.moved(inode);

@@ -60,9 +60,14 @@ impl Maps {
     #[inline]
     pub(crate) fn moved(&self, ino: u32) {
         // Who enters has its map look at the file, under the file's lock, only after that: it is not missed.
-        if self.count.load(Ordering::SeqCst) != 0
-            && let Some(mapped) = self.inner().files.get(&ino)
-        {
+        if self.count.load(Ordering::SeqCst) != 0 {
+            self.say_moved(ino);
+        }
+    }
+
+    #[cold]
+    fn say_moved(&self, ino: u32) {
+        if let Some(mapped) = self.inner().files.get(&ino) {
             mapped.layout.fetch_add(1, Ordering::SeqCst);
         }
     }

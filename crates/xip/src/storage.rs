@@ -171,11 +171,13 @@ impl Device for Backing {
         }
     }
 
+    #[inline]
     fn store(&self, at: u64, from: &[u8]) -> Result<(), Error> {
-        if !self.writable {
-            return Err(Error::ReadOnly);
+        match &self.storage {
+            _ if !self.writable => Err(Error::ReadOnly),
+            Storage::Mapped(device) => device.store(at, from),
+            other => other.write(at, from),
         }
-        on!(&self.storage, device => device.store(at, from))
     }
 
     fn zero(&self, at: u64, len: u64) -> Result<(), Error> {
