@@ -4,10 +4,11 @@
 
 use crate::NOW;
 use crate::disk::Disk;
+use crate::remembering::Remembering;
 use crate::walk::{Said, walk};
 use std::collections::BTreeMap;
 use xip_core::ops::{self, Writer};
-use xip_core::{Alone, Frozen, Pages};
+use xip_core::{Alone, Env, Frozen, Pages};
 use xip_ext2::check::{Finding, Options, Summary, check, memory_wanted};
 use xip_ext2::{Error, File, InodeNo, NewInode, NewKind, Rename, Volume};
 
@@ -72,9 +73,16 @@ fn contents(walked: &Result<BTreeMap<InodeNo, Said>, Error>) -> Vec<impl Partial
 }
 
 /// Changes everything that can be changed, or gets an error for it. Where all is in order before it is after, and no error
-/// says otherwise.
+/// says otherwise. By one who remembers names for half of all images, which half is of no matter.
 fn write(disk: &Disk, clean: bool) {
-    let Ok(mut volume) = Volume::open(disk, Alone::at(NOW)) else {
+    match disk.bytes().iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)) % 2 {
+        0 => write_in(disk, Alone::at(NOW), clean),
+        _ => write_in(disk, Remembering::default(), clean),
+    }
+}
+
+fn write_in<E: Env>(disk: &Disk, env: E, clean: bool) {
+    let Ok(mut volume) = Volume::open(disk, env) else {
         assert!(!clean, "it was clean, and cannot be opened to be written");
         return;
     };
@@ -107,7 +115,7 @@ fn write(disk: &Disk, clean: bool) {
 }
 
 /// Names come, move and go, in the first directories that there are.
-fn names(volume: &Volume<&Disk, Alone>, done: &mut impl FnMut(Result<(), Error>)) {
+fn names<E: Env>(volume: &Volume<&Disk, E>, done: &mut impl FnMut(Result<(), Error>)) {
     let new = |kind| NewInode { kind, permissions: 0o755, uid: 0, gid: 0 };
     let mut directories = vec![InodeNo::ROOT];
     let mut others = Vec::new();
@@ -119,6 +127,8 @@ fn names(volume: &Volume<&Disk, Alone>, done: &mut impl FnMut(Result<(), Error>)
         others.len() < 16
     });
     done(listed);
+    // Who remembers knows them from now on.
+    others.iter().for_each(|name| done(volume.lookup(InodeNo::ROOT, name).map(drop)));
     let released = |left: Option<InodeNo>| left.map_or(Ok(()), |left| volume.release(left));
     for parent in directories {
         done(volume.create(parent, b"new", &new(NewKind::Directory)).map(drop));

@@ -24,6 +24,7 @@ pub mod image;
 mod input;
 mod model;
 pub mod operations;
+mod remembering;
 mod walk;
 
 use xip_core::Timestamp;
