@@ -8,6 +8,7 @@ use crate::dir::{self, DirBlocks, Found};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::inode::{InodeNo, Kind, Node};
+use crate::symlink::FAST;
 use crate::volume::Volume;
 use xip_core::{Device, Env, LockId};
 
@@ -94,7 +95,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         let attributes = raw.attribute_block();
         let has_blocks = match node.kind {
             Kind::Regular | Kind::Directory => true,
-            Kind::Symlink => !self.is_fast(&raw),
+            Kind::Symlink => node.size > FAST as u64,
             _ => false,
         };
         raw.set_attribute_block(0);

@@ -197,6 +197,29 @@ fn sizes_and_kinds_that_cannot_be_are_errors() {
     }
 }
 
+/// Found by fuzzing: the target of a link that counted a block, as a crash may leave it, was taken for pointers, and what these led to was
+/// freed with the link.
+#[test]
+fn a_short_target_stands_in_the_inode_whatever_it_counts() {
+    let mut image = image_of(256);
+    let (link, file) = (inode_at(&image, &[b"dir", b"fast"]), inode_at(&image, &[b"dir", b"file"]));
+    let block = image[file + 40];
+    image[link + 40..link + 44].copy_from_slice(&[block, 0, 0, 0]);
+    image[link + 4] = 1;
+    image[link + 28] = 8;
+    let volume = open(&image).unwrap();
+    let dir = volume.lookup(InodeNo::ROOT, b"dir").unwrap().unwrap();
+    let number = volume.lookup(dir, b"fast").unwrap().unwrap();
+    let mut target = [0; 8];
+    assert_eq!(volume.read_link(number, &mut target).unwrap(), 1);
+    assert_eq!(target[0], block);
+    let left = volume.unlink(dir, b"fast").unwrap().unwrap();
+    volume.release(left).unwrap();
+    let after = volume.device().to_vec();
+    let bitmap = 4096 * usize::from(after[4096]);
+    assert_eq!(after[bitmap + usize::from(block) / 8] >> (block % 8) & 1, 1, "block {block} is the file's");
+}
+
 /// Contract 3: progress beats an error. Found by fuzzing: what stands before a bad pointer could not be read in place.
 #[test]
 fn a_hole_before_a_bad_pointer_is_a_hole() {
