@@ -99,7 +99,8 @@ pub trait Env {
     }
 
     /// Where in a block of a directory an entry begins beside which there may be room, so that it need not be looked for from the start:
-    /// what [`Env::remember_place`] said last. By default nothing is remembered.
+    /// what [`Env::remember_place`] said last. As with [`Env::recall`] an answer must be right: entries are read from there. By default
+    /// nothing is remembered.
     fn recall_place(&self, directory: u32, block: u32) -> Option<u16> {
         let _ = (directory, block);
         None

@@ -24,7 +24,7 @@ pub struct Goal {
     pub pointers: Option<u32>,
 }
 
-/// Storage for a hole, durable, and linked to nothing yet. Given back unless it is committed.
+/// Storage for a hole, reserved, and linked to nothing yet. Given back unless it is committed.
 pub(crate) struct Prepared<'v, D: Device, E: Env> {
     data: Reservation<'v, D, E>,
     /// New blocks of pointers on the way there, from the top down, and which of their pointers leads on.
@@ -44,7 +44,7 @@ impl<D: Device, E: Env> Prepared<'_, D, E> {
         self.made.iter().flatten().next().map_or((self.data.first, self.data.count), |(top, _)| (top.first, 1))
     }
 
-    /// They are linked now.
+    /// They are linked now: nothing is given back, and there is nothing else in it that would have to be.
     pub(crate) fn commit(self) {
         core::mem::forget(self);
     }
@@ -199,8 +199,8 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
     /// Gives storage to at most `want` pages of the hole at `index`: `from` stands at byte `within` of it, as far as it
     /// fits, all else is zeros.
     pub(crate) fn fill_hole(&self, index: PageIndex, want: u64, within: usize, from: &[u8]) -> Result<Run, Error> {
-        // It is moved before the data is stored: a processor that reads such a struct by larger words than it was just written by waits
-        // until all stores before are done, which took more than all else here.
+        // Not by `prepare`, which returns what it has reserved after the data is stored: a processor that reads such a struct by larger words
+        // than it was just written by waits until all stores before are done, which took more than all else here.
         let prepared = self.reserve(index, want)?;
         self.put_prepared(&prepared, within, from)?;
         self.volume.env.moved(self.number.0);

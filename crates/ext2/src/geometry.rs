@@ -67,7 +67,8 @@ pub struct Geometry {
     pub(crate) hash_seed: [u32; 4],
     pub(crate) hash_version: u8,
     pub(crate) unsigned_hash: bool,
-    /// As [`Geometry::head_of`] a group with a copy of the superblock, and [`Geometry::largest_file`]: asked for at every step.
+    /// As [`Geometry::head_of`] a group with a copy of the superblock, [`Geometry::largest_file`] and [`Geometry::largest_written`]: asked for
+    /// at every step.
     head: u32,
     largest_file: u64,
     largest_written: u64,

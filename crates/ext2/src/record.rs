@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::inode::encode_time;
-use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA};
+use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawInode};
 use crate::volume::Volume;
 use xip_core::{Device, Env, Region};
 
@@ -48,7 +48,7 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// The inode at byte address `at`.
     #[inline(always)]
     pub(crate) fn record(&self, at: u64) -> Record<'_, D, E> {
-        Record { volume: self, at, there: self.device.bytes(at, INODE_BASE + 32).ok() }
+        Record { volume: self, at, there: self.device.bytes(at, RawInode::LEN).ok() }
     }
 
     /// The inode at `at` changes now, and with `data` its data does. Puts what differs: a clock that is coarse often has the time

@@ -34,7 +34,7 @@ const STEP: usize = 4 << 20;
 pub struct MappedFile {
     map: Map,
     fd: OwnedFd,
-    /// Where in the file the device begins: behind an NVDIMM header, if it has one.
+    /// [`MappedFile::start`].
     start: u64,
     access: Access,
     /// For a new file, which steps of it were made present: their pages have storage, so that a store cannot fault for
@@ -111,6 +111,11 @@ impl MappedFile {
     /// The file.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Where in the file the device begins, in bytes: behind an NVDIMM header, if it has one.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The file, for one who wants only that.

@@ -8,7 +8,8 @@
 //! What is known of a name is written under the lock of its directory (`xip_ext2`, `names`), so it is what holds; a writer
 //! that finds its places busy waits for them, since what stands there may be a name that is no more.
 //!
-//! Where nothing changes, paths to directories are kept too, as names in a directory that there is not (`path`).
+//! Where nothing changes, paths to directories are kept too, as names in a directory that there is not (`path`). So is, where
+//! something does, the place in a block of a directory where the last change was.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -34,7 +35,8 @@ struct Pair {
 struct Place {
     /// Directory, and above it the name's length, or the block; 0 (no name is empty): a free place.
     key: AtomicU64,
-    /// Inode number, its kind above it, and the place of the entry above that; 0: the directory has no such name.
+    /// Of a name the inode number, its kind above it, and the place of the entry above that; 0: the directory has no such name. Of a block
+    /// the place.
     value: AtomicU64,
     name: [AtomicU64; NAME_WORDS],
 }
@@ -153,7 +155,7 @@ impl Dentries {
         let key = Key::of_block(directory, block);
         match at {
             Some(at) => self.keep(key, at.into()),
-            None => self.drop(key),
+            None => self.lose(key),
         }
     }
 
@@ -173,11 +175,11 @@ impl Dentries {
     /// Nothing is known of it any more.
     pub(crate) fn forget(&self, directory: u32, name: &[u8]) {
         if let Some(key) = Key::new(directory, name) {
-            self.drop(key);
+            self.lose(key);
         }
     }
 
-    fn drop(&self, key: Key<'_>) {
+    fn lose(&self, key: Key<'_>) {
         let Some(pair) = self.pair(key.hash(), false) else { return };
         pair.change(|places, _| {
             if let Some(place) = places.iter().find(|place| key.is_at(place)) {

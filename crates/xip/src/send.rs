@@ -41,9 +41,9 @@ pub(crate) fn piece(device: &Backing, to: BorrowedFd<'_>, piece: Piece<'_>) -> i
 /// Storage that others may change is no slice: the kernel takes it from the file it is in, or, where there is none, it
 /// goes through a page.
 fn changing(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
-    if let (Some(file), Ok(start)) = (device.fd(), device.direct_access(PageNo(0), 1)) {
-        let mut at = (region.as_ptr().addr() - start.as_ptr().addr()) as u64;
-        match rustix::fs::sendfile(to, file, Some(&mut at), region.len()) {
+    if let (Some(file), Ok(start)) = (device.mapped(), device.direct_access(PageNo(0), 1)) {
+        let mut at = file.start() + (region.as_ptr().addr() - start.as_ptr().addr()) as u64;
+        match rustix::fs::sendfile(to, file.fd(), Some(&mut at), region.len()) {
             // Not to a file that is open to append, and from no file system that cannot splice.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             other => return Ok(other?),

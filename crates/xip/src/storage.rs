@@ -37,7 +37,7 @@ impl Storage {
         })
     }
 
-    /// The file that holds the storage at the same offsets, for calls that take a descriptor.
+    /// The file that holds the storage.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Mapped(mapped) => Some(mapped.fd()),
@@ -81,10 +81,6 @@ impl Backing {
             xip_segment::lock(fd, &std::fs::read_link(&name).unwrap_or(name), access)?;
         }
         Ok(Self { storage, writable: access == Access::ReadWrite })
-    }
-
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.storage.fd()
     }
 
     /// The file, when it is mapped.
@@ -176,6 +172,7 @@ impl Device for Backing {
         match &self.storage {
             _ if !self.writable => Err(Error::ReadOnly),
             Storage::Mapped(device) => device.store(at, from),
+            // Neither of them has a better way for much.
             other => other.write(at, from),
         }
     }

@@ -46,3 +46,31 @@ impl Path {
         whole - within
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slots are the digits of a page's number, less the pages that stand before its tree.
+    #[test]
+    fn a_path_leads_to_its_page() {
+        for bits in 8..=12 {
+            let pointers = 1u64 << bits;
+            let starts = [0, DIRECT, DIRECT + pointers, DIRECT + pointers + pointers.pow(2)];
+            let end = starts[3] + pointers.pow(3);
+            let near = |edge: u64| edge.saturating_sub(3)..edge + 4;
+            for page in starts.into_iter().chain([starts[3] + pointers.pow(2), end / 3, end - 4]).flat_map(near) {
+                let path = Path::to(page, bits).unwrap();
+                let tree = starts.iter().rposition(|&start| start <= page).unwrap();
+                let digits = &path.slots[usize::from(tree > 0)..=tree];
+                let found = digits.iter().fold(0, |found, &digit| found * pointers + u64::from(digit));
+                assert_eq!((path.depth, starts[tree] + found), (tree + 1, page), "{bits} bits");
+                assert!(
+                    tree == 0 || path.slots[0] as usize == 11 + tree,
+                    "the inode's pointer to the tree of page {page}"
+                );
+            }
+            assert!([end, end + 1, 1 << 63, u64::MAX].iter().all(|&page| Path::to(page, bits).is_none()));
+        }
+    }
+}

@@ -8,7 +8,7 @@ use crate::file::{MappedFile, path_of};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
 use std::ptr::NonNull;
-use xip_core::{PAGE_SIZE, PageNo, Region, RegionMut};
+use xip_core::{Device, PAGE_SIZE, PageNo, Region, RegionMut};
 
 /// How a window shows storage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,8 +110,8 @@ impl Window {
     /// Maps something at the `count` pages from `at` on, in place of what stands there.
     ///
     /// # Errors
-    /// The range is not inside the window, or the storage not inside the file; the system's, which has a limit to mappings. Then
-    /// nothing can be accessed there any more.
+    /// The range is not inside the window, or the storage not inside the file; no space for pages of a new file that are to be written;
+    /// the system's, which has a limit to mappings. Then nothing can be accessed there any more.
     pub fn place(&mut self, file: &MappedFile, at: u64, count: u64, part: Part) -> Result<()> {
         let failed = |errno| Error::Window { pages: count, errno };
         let end = at.checked_add(count).filter(|&end| count > 0 && end <= self.pages).ok_or(failed(Errno::INVAL))?;
@@ -124,11 +124,15 @@ impl Window {
             page += more;
         }
         if let Part::Storage(first) = part {
-            let inside = first.0.checked_add(count).is_some_and(|end| end <= xip_core::Device::pages(file));
+            let inside = first.0.checked_add(count).is_some_and(|end| end <= file.pages());
             if !inside {
                 let path = path_of(&file.fd());
                 return Err(Error::File { action: "map", path, errno: Errno::OVERFLOW });
             }
+        }
+        if let (Sharing::Write, Part::Storage(first)) = (self.sharing, part) {
+            // Stores through a window are not seen: the device gives the pages out to be written.
+            file.direct_access_mut(first, count).map_err(|error| failed(Errno::from_raw_os_error(error.errno())))?;
         }
         let both = ProtFlags::READ | ProtFlags::WRITE;
         let prot = match (self.sharing, part) {
@@ -149,7 +153,9 @@ impl Window {
         let mapped = unsafe {
             let start = self.start.as_ptr().add(from).cast();
             match part {
-                Part::Storage(first) => mm::mmap(start, len, prot, flags, file.fd(), first.0 * PAGE_SIZE as u64),
+                Part::Storage(first) => {
+                    mm::mmap(start, len, prot, flags, file.fd(), file.start() + first.0 * PAGE_SIZE as u64)
+                }
                 Part::Nothing | Part::Zeros => mm::mmap_anonymous(start, len, prot, flags),
                 Part::Own | Part::Lost => Err(Errno::INVAL),
             }

@@ -15,7 +15,8 @@ impl Figures {
 
     /// As the host reads them, in KiB.
     pub(crate) fn now(&self) -> Result<String> {
-        let (memory, pages) = (fs::read_to_string("/proc/meminfo").tried("cannot read meminfo")?, vmstat()?);
+        // In this order: what is free is a count as well.
+        let (pages, memory) = (vmstat()?, fs::read_to_string("/proc/meminfo").tried("cannot read meminfo")?);
         let (total, free) = (number(&memory, "MemTotal:"), number(&memory, "MemFree:"));
         let cached = cached(&pages).saturating_sub(self.before) * 4;
         let line = format!("total={} free={} cached={cached}", total.unwrap_or(0), free.unwrap_or(0));
