@@ -108,6 +108,25 @@ fn an_image_is_mounted_written_and_closed_again() {
     mounts.umount().succeeds();
 }
 
+/// No lock tells of one reader among many; it is gone all the same when the command returns.
+#[test]
+fn what_was_mounted_to_be_read_is_free_when_it_is_unmounted() {
+    let Some(mounts) = Mounts::new() else { return };
+    let place = &mounts.place;
+    for _ in 0..15 {
+        place.run(["mount", &mounts.image(), &mounts.mnt(), "-o", "ro"]).succeeds();
+        mounts.umount().succeeds();
+        place.run(["check", &mounts.image(), "--repair"]).succeeds();
+    }
+    let image = place.image();
+    for _ in 0..15 {
+        place.run(["load", text(&image), "--name", "seg"]).succeeds();
+        place.run(["mount", "seg", &mounts.mnt()]).succeeds();
+        mounts.umount().succeeds();
+        place.run(["rm", "seg"]).succeeds();
+    }
+}
+
 #[test]
 fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
     let Some(mounts) = Mounts::new() else { return };

@@ -36,5 +36,5 @@ mod tree;
 
 pub use error::{Error, device_remedy};
 pub use mount::{MountOptions, mount_device, unmount};
-pub use session::{ServeOptions, Session, mount, serve};
+pub use session::{SERVER, ServeOptions, Session, mount, serve};
 pub use synthetic::MountPoint;

@@ -26,14 +26,20 @@ pub struct ServeOptions {
     /// Mount points to show where the image has nothing, with the directories above them. Only of a volume that cannot be
     /// written: elsewhere they can be made.
     pub mount_points: Vec<(PathBuf, MountPoint)>,
+    /// What the attribute [`SERVER`] of the root directory says, which no list shows: for who wants to know who serves it. Only of a volume
+    /// that cannot be written; who writes one has a lock.
+    pub server: Option<String>,
 }
+
+/// The name of [`ServeOptions::server`].
+pub const SERVER: &str = "system.xip.server";
 
 impl Default for ServeOptions {
     fn default() -> Self {
         // More would only take turns; one would make a second reader wait.
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
         let mount_points = Vec::new();
-        Self { threads, read_ahead: 128 << 10, page_cache_limit: None, mount_points }
+        Self { threads, read_ahead: 128 << 10, page_cache_limit: None, mount_points, server: None }
     }
 }
 

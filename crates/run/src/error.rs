@@ -43,7 +43,7 @@ pub enum Error {
     #[error("files of this volume cannot be mapped in place: {0}")]
     NotInPlace(#[source] xip::Error),
     /// The text of a bind is not `HOST:INSIDE` with an absolute path inside: `EINVAL`.
-    #[error("{}: a bind is HOST:INSIDE or HOST:INSIDE:ro, with INSIDE an absolute path", text.display())]
+    #[error("{}: a bind is HOST:INSIDE, HOST:INSIDE:ro or HOST:INSIDE:rw, with INSIDE an absolute path", text.display())]
     Bind {
         /// What was given.
         text: OsString,

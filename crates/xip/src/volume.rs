@@ -96,11 +96,12 @@ impl Volume {
     /// Opens an image file to be read and written.
     ///
     /// One that was not closed, because a program was killed or the machine stopped, is checked and repaired first:
-    /// what a finished call did is there, and what the interruption leaked is given back (`docs/order.md`).
+    /// what a finished call did is there, and what the interruption leaked is given back (`docs/order.md`). One that was closed is
+    /// not checked: a call that meets damage gets an error.
     ///
     /// # Errors
     /// The file cannot be opened; someone else has it open ([`Error::InUse`] says who); it holds no ext2 volume; one that
-    /// cannot be written, with the reason; one with damage that no crash leaves ([`Error::Damaged`]).
+    /// cannot be written, with the reason; one that was not closed, with damage that no crash leaves ([`Error::Damaged`]).
     pub fn open_writable(image: impl AsRef<Path>) -> Result<Self> {
         Self::writable(Storage::open(image.as_ref(), Access::ReadWrite)?)
     }
@@ -112,23 +113,26 @@ impl Volume {
     /// The file exists or cannot be made; the size is none that a volume can have. Then there is no file.
     pub fn create(image: impl AsRef<Path>, bytes: u64) -> Result<Self> {
         let image = image.as_ref();
+        let blocks = bytes / xip_core::page::PAGE_BYTES;
+        let inodes = u32::try_from(blocks / 4).unwrap_or(u32::MAX).max(16);
+        // What cannot be is said of the volume, before there is a file.
+        Geometry::plan(blocks, inodes)?;
         let failed = |source| Error::Image { path: image.into(), source };
         let file = std::fs::File::options().read(true).write(true).create_new(true).open(image).map_err(failed)?;
-        let made = Self::format(file, bytes).and_then(|()| Self::open_writable(image));
+        let made = Self::format(file, blocks, inodes).and_then(|()| Self::open_writable(image));
         if made.is_err() {
             let _ = std::fs::remove_file(image);
         }
         made
     }
 
-    fn format(file: std::fs::File, bytes: u64) -> Result<()> {
-        let blocks = bytes / xip_core::page::PAGE_BYTES;
+    fn format(file: std::fs::File, blocks: u64, inodes: u32) -> Result<()> {
         let mut random = [0; 32];
         std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut random)?;
         let (first, second) = random.as_chunks().0.split_at(1);
         let format = Format {
             blocks,
-            inodes: u32::try_from(blocks / 4).unwrap_or(u32::MAX).max(16),
+            inodes,
             uuid: first[0],
             hash_seed: second[0],
             root_permissions: 0o755,

@@ -67,3 +67,14 @@ fn what_a_map_stored_on_a_new_file_does_not_show_in_the_next_one() {
     assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
     assert!(bytes.iter().all(|&byte| byte == 0), "bytes of a file that was removed");
 }
+
+#[test]
+fn a_size_that_no_volume_has_is_refused_before_there_is_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    for bytes in [0, 1000, 8192, u64::MAX] {
+        let error = Volume::create(&image, bytes).unwrap_err().to_string();
+        assert!(error.starts_with("no volume can be made: the number of blocks"), "{error}");
+        assert!(!image.exists());
+    }
+}

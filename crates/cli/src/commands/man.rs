@@ -10,6 +10,7 @@ const HELP: &str = "\
 Examples:
   xip man | man -l -            read the manual of xip
   xip man run | man -l -        read the manual of one command
+  xip man vm run | man -l -     and of one that has a command above it
   xip man build > xip-build.1   keep a page";
 
 /// Print a manual page (roff)
@@ -17,25 +18,20 @@ Examples:
 #[command(after_help = HELP)]
 pub(crate) struct Args {
     /// The command to describe; without one, `xip` itself
-    command: Option<String>,
+    command: Vec<String>,
 }
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let mut xip = Cli::command();
         xip.build();
-        let described = match &self.command {
-            None => xip,
-            Some(name) => {
-                let unknown = || {
-                    let failure = Failure::new(format!("there is no command `{name}`"));
-                    failure.remedy("`xip --help` lists the commands").with_code(USAGE)
-                };
-                xip.find_subcommand(name).ok_or_else(unknown)?.clone()
-            }
-        };
+        let described =
+            self.command.iter().try_fold(&xip, |above, name| above.find_subcommand(name)).ok_or_else(|| {
+                let failure = Failure::new(format!("there is no command `{}`", self.command.join(" ")));
+                failure.remedy("`xip --help` lists the commands").with_code(USAGE)
+            })?;
         let mut page = Vec::new();
-        clap_mangen::Man::new(described).render(&mut page)?;
+        clap_mangen::Man::new(described.clone()).render(&mut page)?;
         output.bytes(sections(&String::from_utf8_lossy(&page)).as_bytes())
     }
 }

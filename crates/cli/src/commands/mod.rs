@@ -14,6 +14,7 @@ mod rm;
 mod run;
 mod save;
 pub(crate) mod segments;
+mod server;
 mod stat;
 mod top;
 mod umount;

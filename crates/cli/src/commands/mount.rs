@@ -15,7 +15,7 @@ use serde_json::json;
 use xip::Volume;
 use xip_fuse::{MountOptions, ServeOptions};
 
-use super::segments;
+use super::{segments, server};
 use crate::failure::{Doing, Failure};
 use crate::output::{Output, printable};
 use crate::signals::Waiting;
@@ -100,7 +100,7 @@ impl Args {
         let waiting = Waiting::begin()?;
         let directory = directory(&self.directory)?;
         let (volume, how) = self.open()?;
-        let serve = ServeOptions { threads: THREADS, ..ServeOptions::default() };
+        let serve = ServeOptions { threads: THREADS, server: server::name(), ..ServeOptions::default() };
         let mut session = xip_fuse::mount(&directory, &volume, &how, &serve)?;
         let unmounted = || xip_fuse::unmount(&directory, true);
         let ready = self.tell(output, &directory, &how).and_then(|()| if in_background { leave() } else { Ok(()) });
@@ -145,6 +145,10 @@ impl Args {
             access_times: last(Word::Relatime, Word::Noatime).unwrap_or(true),
             ..MountOptions::default()
         };
+        if (how.set_id || how.devices) && !rustix::process::geteuid().is_root() {
+            let what = "only root can mount a volume whose set-id bits or devices count (`-o suid`, `-o dev`)";
+            return Err(Failure::new(what).remedy("mount it without them, or as root"));
+        }
         let write = last(Word::Rw, Word::Ro);
         if let Some(segment) = segments::named(&segments::store()?, &self.source)? {
             let name = segment.name();

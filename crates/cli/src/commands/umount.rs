@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use xip_segment::{Access, Error};
 
+use super::server;
 use crate::failure::{Doing, Failure};
 
 const HELP: &str = "\
@@ -41,12 +42,23 @@ impl Args {
             Failure::new(format!("no volume is mounted at {}", directory.display()))
                 .remedy("name the directory that was given to `xip mount`; `findmnt -t fuse.xip` lists them")
         })?;
+        let server = server::of(&directory);
         xip_fuse::unmount(&directory, self.lazy).map_err(|error| {
             let busy = error.errno() == rustix::io::Errno::BUSY.raw_os_error();
             let failure = Failure::from(error);
             if busy { failure.remedy("`fuser -vm` names the programs; --lazy does not wait for them") } else { failure }
         })?;
-        if self.lazy { Ok(()) } else { closed(&source) }
+        if self.lazy {
+            return Ok(());
+        }
+        closed(&source)?;
+        match server {
+            Some(server) if !server::ends(&server, PATIENCE)? => {
+                let what = format!("unmounted, but the process that served it still has {}", source.display());
+                Err(Failure::new(what).remedy("wait until it has ended"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     reply_statfs, reply_xattr, reply_xattrs,
 };
 use crate::reads::{Reads, tell};
+use crate::session::SERVER;
 use crate::tree::Tree;
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
@@ -26,6 +27,7 @@ pub(super) struct Server {
     pub(super) reads: Arc<Reads>,
     /// The thread that clears the page cache; it ends with this.
     pub(super) clearing: SyncSender<()>,
+    pub(super) name: Option<String>,
 }
 
 impl Server {
@@ -129,6 +131,9 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
+        if let (INodeNo::ROOT, true, Some(server)) = (ino, name == SERVER, &self.name) {
+            return reply_xattr(reply, size, Ok(Some(server.clone().into_bytes())));
+        }
         let value = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattr(number, name.as_bytes()).map_err(|error| error.errno()),
             None => Ok(None),

@@ -69,7 +69,8 @@ impl Serving {
 pub(crate) fn serve_frozen(device: OwnedFd, tree: Tree, options: &ServeOptions) -> Result<Serving, Error> {
     let reads = Arc::new(Reads::new(options.page_cache_limit));
     let (clearing, told) = sync_channel(1);
-    let server = frozen::Server { tree, read_ahead: options.read_ahead, reads: reads.clone(), clearing };
+    let name = options.server.clone();
+    let server = frozen::Server { tree, read_ahead: options.read_ahead, reads: reads.clone(), clearing, name };
     let session = session(server, device, options)?;
     let (kernel, of_clearing) = (session.notifier(), reads.clone());
     thread::Builder::new()
