@@ -24,6 +24,7 @@ pub mod image;
 mod input;
 mod model;
 pub mod operations;
+#[path = "../../crates/ext2/tests/support/remembering.rs"]
 mod remembering;
 mod walk;
 

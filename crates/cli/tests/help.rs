@@ -93,6 +93,7 @@ fn manual_pages_are_roff_with_the_examples() {
         assert!(page.contains(&format!(".TH xip-{command} 1")), "{page}");
         assert!(page.contains("\n.SH EXAMPLES\n") && !page.contains("EXTRA"), "{page}");
     }
+    assert!(place.run(["man", "vm", "run"]).succeeds().out.contains(".TH xip-vm-run 1"));
 }
 
 #[test]

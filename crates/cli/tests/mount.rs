@@ -253,6 +253,7 @@ fn an_ordinary_user_mounts_reads_and_writes_and_unmounts() {
         as_user ./xip umount mnt && echo unmounted
         as_user ./xip mount data.xip closed 2>&1 | grep -o 'fusermount3: .*write access'
         as_user ./xip mount data.xip mnt -o allow_other 2>&1 | grep -o \"'user_allow_other'\"
+        as_user ./xip mount data.xip mnt -o suid 2>&1 | grep -o 'only root can mount'
         as_user ./xip umount mnt 2>&1 | grep -o 'no volume is mounted'";
     let mut shell = Command::new("unshare");
     shell.args(["--mount", "--propagation", "private", "sh", "-c", script]).current_dir(place.path(""));
@@ -270,6 +271,7 @@ fn an_ordinary_user_mounts_reads_and_writes_and_unmounts() {
             "unmounted",
             "fusermount3: user has no write access",
             "'user_allow_other'",
+            "only root can mount",
             "no volume is mounted"
         ],
         "{}",

@@ -1,57 +1,13 @@
 //! What an environment is told of names (`Env::remember`): it is what the volume has, after every operation.
 
+#[path = "support/remembering.rs"]
+mod remembering;
 mod support;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use remembering::Remembering;
 use support::{Bytes, NOW, fsck_file};
-use xip_core::{Dentry, Env, Frozen, LockId, Timestamp};
+use xip_core::Frozen;
 use xip_ext2::{Error, Format, InodeNo, NewInode, NewKind, Rename, Volume};
-
-type Key = (u32, Vec<u8>);
-
-/// Remembers all names, as long as it lets go of none.
-#[derive(Default)]
-struct Remembering {
-    names: RefCell<HashMap<Key, Option<Dentry>>>,
-    places: RefCell<HashMap<(u32, u32), u16>>,
-    /// Answers that said where an entry stands, and that a name is not there.
-    answered: [Cell<u32>; 2],
-}
-
-impl Env for Remembering {
-    type Guard<'a> = ();
-    fn now(&self) -> Timestamp {
-        NOW
-    }
-    fn shared(&self, _: LockId) {}
-    fn exclusive(&self, _: LockId) {}
-    fn recall(&self, directory: u32, name: &[u8]) -> Option<Option<Dentry>> {
-        let answer = self.names.borrow().get(&(directory, name.to_vec())).copied();
-        match answer {
-            Some(Some(Dentry { at: 1.., .. })) => self.answered[0].update(|count| count + 1),
-            Some(None) => self.answered[1].update(|count| count + 1),
-            _ => {}
-        }
-        answer
-    }
-    fn remember(&self, directory: u32, name: &[u8], what: Option<Dentry>) {
-        self.names.borrow_mut().insert((directory, name.to_vec()), what);
-    }
-    fn forget(&self, directory: u32, name: &[u8]) {
-        self.names.borrow_mut().remove(&(directory, name.to_vec()));
-    }
-    fn recall_place(&self, directory: u32, block: u32) -> Option<u16> {
-        self.places.borrow().get(&(directory, block)).copied()
-    }
-    fn remember_place(&self, directory: u32, block: u32, at: Option<u16>) {
-        let mut places = self.places.borrow_mut();
-        match at {
-            Some(at) => places.insert((directory, block), at),
-            None => places.remove(&(directory, block)),
-        };
-    }
-}
 
 /// That all that is remembered is so, as one sees who remembers nothing.
 fn compare(volume: &Volume<Bytes, Remembering>) {
