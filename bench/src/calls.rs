@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat, unlinkat};
+use std::cell::Cell;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Write;
@@ -30,27 +31,34 @@ pub trait Bytes {
 }
 
 /// By `memcpy`, to memory of tmpfs: what every way to write needs at least.
-pub struct Copied(MappedFile);
+pub struct Copied {
+    memory: MappedFile,
+    len: Cell<u64>,
+}
 
 impl Copied {
     pub fn new(path: &Path, len: usize) -> Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).open(path)?;
         file.set_len(len as u64)?;
-        Ok(Self(MappedFile::open(file, Access::ReadWrite)?))
+        Ok(Self { memory: MappedFile::open(file, Access::ReadWrite)?, len: Cell::new(0) })
     }
 }
 
 impl Bytes for Copied {
-    fn write(&mut self, _: &[u8]) -> Result<()> {
-        anyhow::bail!("memory has no position")
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.len.get();
+        self.memory.write(end, bytes)?;
+        self.len.set(end + bytes.len() as u64);
+        Ok(())
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        Ok(self.0.write(offset, bytes)?)
+        Ok(self.memory.write(offset, bytes)?)
     }
 
-    fn set_len(&self, _: u64) -> Result<()> {
-        anyhow::bail!("memory has a length")
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.len.set(len);
+        Ok(())
     }
 }
 

@@ -57,26 +57,36 @@ fn bytes(contenders: &[Box<dyn Calls>], scratch: &Path) -> Result<()> {
     let space = vec![7; 2 * PAGE];
     let start = space.as_ptr().align_offset(PAGE);
     let block = &space[start..][..PAGE];
-    let open = |path, append| contenders.iter().map(move |contender| contender.open_new(path, append));
-    let mut files = open("appended", true).collect::<Result<Vec<_>>>()?;
-    let [taken] = in_turns(ROUNDS, &mut files, |file: &mut Box<dyn Bytes>| {
-        file.set_len(0)?;
-        Ok([per_item(&[(); LEN / 4 / APPENDED], |()| file.write(&block[..APPENDED]))?])
-    })?;
-    say_all("Library: append 1 KiB", GOAL, &NAMES, &taken);
-
     for (len, what) in [(HOT, "64 KiB"), (LEN, "16 MiB")] {
-        let offsets = pages(len).repeat(LEN / len);
-        let mut files = open(what, false).collect::<Result<Vec<_>>>()?;
-        files.push(Box::new(Copied::new(&scratch.join(what), len)?));
-        for file in &files {
-            per_item(&offsets, |&offset| file.write_at(block, offset))?;
-        }
-        let [taken] = in_turns(ROUNDS, &mut files, |file: &mut Box<dyn Bytes>| {
-            Ok([per_item(&offsets, |&offset| file.write_at(block, offset))?])
-        })?;
+        // As often as it takes for a measure of the same length.
+        let times = LEN / len;
         let [ours, theirs] = NAMES;
-        say_all(&format!("Library: overwrite 4 KiB at random in {what}"), GOAL, &[ours, theirs, "memcpy"], &taken);
+        let measure = |title: &str, append: bool, turn: &mut dyn FnMut(&mut dyn Bytes) -> Result<f64>| {
+            let path = format!("{append}{len}");
+            let mut files = contenders.iter().map(|one| one.open_new(&path, append)).collect::<Result<Vec<_>>>()?;
+            files.push(Box::new(Copied::new(&scratch.join(path), len)?));
+            for file in &mut files {
+                turn(&mut **file)?;
+            }
+            let [taken] = in_turns(ROUNDS, &mut files, |file| Ok([turn(&mut **file)?]))?;
+            say_all(&format!("Library: {title} {what}"), GOAL, &[ours, theirs, "memcpy"], &taken);
+            anyhow::Ok(())
+        };
+        let records = vec![(); len / APPENDED];
+        measure("append 1 KiB to a file, up to", true, &mut |file| {
+            let mut sum = 0.0;
+            for _ in 0..times {
+                file.set_len(0)?;
+                sum += per_item(&records, |()| file.write(&block[..APPENDED]))?;
+            }
+            Ok(sum / times as f64)
+        })?;
+        let mut offsets = pages(len).repeat(times);
+        // One order again and again would be the worst for a cache that holds most of them.
+        shuffle(&mut offsets);
+        measure("overwrite 4 KiB at random in", false, &mut |file| {
+            per_item(&offsets, |&offset| file.write_at(block, offset))
+        })?;
     }
     Ok(())
 }

@@ -329,25 +329,17 @@ impl<D: Device, E: Env> Volume<D, E> {
 
     /// The first bit in `[from, to)` that differs from those of `same`, which is all ones or all zeros.
     fn find(&self, bitmap: u64, from: u32, to: u32, same: u64) -> Result<Option<u32>, Error> {
-        let mut chunk = [0u8; 64];
         let mut bit = from;
         while bit < to {
-            // From the word that holds the bit, to the end of the chunk or of the block: bitmaps are whole blocks.
-            let word = bit / 64 * 64;
-            let at = word / 8;
-            let len = chunk.len().min((self.geometry.block_size - at) as usize);
-            self.device.read(bitmap + u64::from(at), &mut chunk[..len])?;
-            for (start, bytes) in (word..).step_by(64).zip(chunk[..len].chunks_exact(8)) {
-                let mut differing = u64::from_le_bytes(crate::raw::bytes_at(bytes, 0)) ^ same;
-                if bit > start {
-                    differing &= u64::MAX << (bit - start);
-                }
-                if differing != 0 {
-                    let found = start + differing.trailing_zeros();
-                    return Ok((found < to).then_some(found));
-                }
-                bit = start + 64;
+            // By the word that holds the bit: bitmaps are whole blocks.
+            let start = bit / 64 * 64;
+            let word = u64::from_le_bytes(self.load(bitmap + u64::from(start / 8))?);
+            let differing = (word ^ same) & u64::MAX << (bit - start);
+            if differing != 0 {
+                let found = start + differing.trailing_zeros();
+                return Ok((found < to).then_some(found));
             }
+            bit = start + 64;
         }
         Ok(None)
     }

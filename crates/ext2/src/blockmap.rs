@@ -252,10 +252,16 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         // (a new one is all null).
         let last = path.depth - 1;
         let mut room = self.slots_left(&path, last).min(want.max(1));
-        if level == last {
+        if level == last && room > 1 {
             room = self.null_run(pointer_at, room)?.max(1);
         }
-        let goal = self.goal_for(index)?;
+        // The page before this one: mostly its pointer stands before this one's.
+        let before = if level == last && path.slots[last] > 0 {
+            self.pointer(pointer_at - 4)?
+        } else {
+            self.block_before(index)?
+        };
+        let goal = self.goal_after(before);
         let mut data = volume.reserve(goal, u32::try_from(room).unwrap_or(u32::MAX))?;
         let mut made = [const { None }; 3];
         for above in (level + 1..path.depth).rev() {
@@ -337,18 +343,22 @@ impl<'v, D: Device, E: Env> Blocks<'v, D, E> {
         Ok(())
     }
 
-    /// Where the block of page `index` should stand.
-    fn goal_for(&self, index: PageIndex) -> Result<u32, Error> {
-        if let Some(goal) = self.goal.get().data {
-            return Ok(goal);
+    /// The block of the page before `index`, 0 when it has none.
+    fn block_before(&self, index: PageIndex) -> Result<u32, Error> {
+        match index.0.checked_sub(1).and_then(|before| Path::to(before, self.pointer_bits())) {
+            Some(path) => self.walk(&path).map(|(_, _, block)| block),
+            None => Ok(0),
         }
-        if index.0 > 0
-            && let Extent::Storage(run) = self.map(PageIndex(index.0 - 1), 1, Create::No)?
-        {
-            return Ok(u32::try_from(run.first.0).unwrap_or(0).saturating_add(1));
-        }
+    }
+
+    /// Where a page's block should stand, if that of the page before it is `before`.
+    fn goal_after(&self, before: u32) -> u32 {
         let geometry = &self.volume.geometry;
-        Ok(geometry.group_data((self.number.0 - 1) / geometry.inodes_per_group).start)
+        match self.goal.get().data {
+            Some(goal) => goal,
+            None if before != 0 => before.saturating_add(1),
+            None => geometry.group_data((self.number.0 - 1) / geometry.inodes_per_group).start,
+        }
     }
 
     /// Adds blocks to what the inode says it has. When they are gained it is counted before they are linked, when they
