@@ -148,10 +148,17 @@ impl<D: Device, E: Env> Volume<D, E> {
         {
             end = owned;
         }
-        self.set_bits(bitmap, start..end, true)?;
+        self.take(group, Counter::Blocks, bitmap, start..end)?;
         hint.taken(from, &(start..end));
-        self.count(group, Counter::Blocks, -i64::from(end - start))?;
         Ok(Some(start..end))
+    }
+
+    /// Takes free bits of a bitmap, and counts that there are fewer: both or nothing, as far as a device that fails lets it.
+    fn take(&self, group: u32, counter: Counter, bitmap: u64, bits: Range<u32>) -> Result<(), Error> {
+        let taken = self.set_bits(bitmap, bits.clone(), true);
+        taken.and_then(|()| self.count(group, counter, -i64::from(bits.end - bits.start))).inspect_err(|_| {
+            let _ = self.set_bits(bitmap, bits, false);
+        })
     }
 
     /// Gives blocks back. They are in the range of the volume, but maybe of several groups.
@@ -240,12 +247,13 @@ impl<D: Device, E: Env> Volume<D, E> {
             let first = if group == 0 { geometry.first_inode.max(FIRST_INODE) - 1 } else { 0 };
             let from = first.max(hint.get());
             if let Some(bit) = self.find_zero(bitmap, from, geometry.inodes_per_group)? {
-                self.set_bits(bitmap, bit..bit + 1, true)?;
-                hint.set(bit + 1);
-                self.count(group, Counter::Inodes, -1)?;
-                if directory {
-                    self.count(group, Counter::Directories, 1)?;
+                self.take(group, Counter::Inodes, bitmap, bit..bit + 1)?;
+                if directory && let Err(error) = self.count(group, Counter::Directories, 1) {
+                    let _ = self.set_bits(bitmap, bit..bit + 1, false);
+                    let _ = self.count(group, Counter::Inodes, 1);
+                    return Err(error);
                 }
+                hint.set(bit + 1);
                 return Ok(InodeNo(group * geometry.inodes_per_group + bit + 1));
             }
         }
@@ -282,7 +290,7 @@ impl<D: Device, E: Env> Volume<D, E> {
         Ok((at, u16::from_le_bytes(self.load(at)?)))
     }
 
-    /// Adds to a counter of a group, and of the volume. A damaged counter saturates; it never wraps.
+    /// Adds to a counter of a group, and of the volume: to both or none. A damaged counter saturates; it never wraps.
     fn count(&self, group: u32, counter: Counter, change: i64) -> Result<(), Error> {
         let (at, old) = self.group_counter(group, counter)?;
         let new = u16::try_from((i64::from(old) + change).clamp(0, u16::MAX.into())).unwrap_or(u16::MAX);
@@ -292,10 +300,16 @@ impl<D: Device, E: Env> Volume<D, E> {
             Counter::Inodes => 16,
             Counter::Directories => return Ok(()),
         };
+        self.count_of_volume(SUPER_AT + offset, change).inspect_err(|_| {
+            let _ = self.put(at, &old.to_le_bytes());
+        })
+    }
+
+    fn count_of_volume(&self, at: u64, change: i64) -> Result<(), Error> {
         let _guard = self.env.exclusive(LockId::Super);
-        let old = u32::from_le_bytes(self.load(SUPER_AT + offset)?);
+        let old = u32::from_le_bytes(self.load(at)?);
         let new = u32::try_from((i64::from(old) + change).clamp(0, u32::MAX.into())).unwrap_or(u32::MAX);
-        self.put(SUPER_AT + offset, &new.to_le_bytes())
+        self.put(at, &new.to_le_bytes())
     }
 
     fn set_bits(&self, bitmap: u64, bits: Range<u32>, value: bool) -> Result<(), Error> {

@@ -73,7 +73,7 @@ impl Device for Failing<'_> {
 
 /// Contract 2: "If zeroing fails, the reservation is undone"; and so it is when linking does.
 #[test]
-fn a_store_that_fails_while_blocks_are_given_to_a_file_leaves_none_linked_and_free() {
+fn a_store_that_fails_while_blocks_are_given_to_a_file_leaves_none_linked_and_free_nor_lost() {
     for page in [0, 8, 12, 12 + 1024] {
         for fail_at in 0.. {
             let made = volume(256, 16);
@@ -92,6 +92,7 @@ fn a_store_that_fails_while_blocks_are_given_to_a_file_leaves_none_linked_and_fr
             // No block is linked that the bitmap calls free.
             ops::truncate(&open, 0).unwrap();
             assert_eq!(volume.inode(file).unwrap().blocks512, 0, "page {page}, store {fail_at}");
+            fsck(&made);
         }
     }
 }
