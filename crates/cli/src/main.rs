@@ -52,6 +52,7 @@ fn main() -> ExitCode {
     xip_segment::holder::main_if_asked();
     let cli = Cli::parse();
     log(cli.verbose);
+    signals::survive_file_size_limit();
     match cli.command.run(Output::new()) {
         Ok(code) => code,
         Err(failure) => {

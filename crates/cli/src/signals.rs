@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level;
 
 /// Remembers a request to stop, so that work ends between two steps and removes what it made.
@@ -39,10 +39,22 @@ impl Interrupt {
 
 /// The signals that ask to stop, without those that whoever started this process wanted ignored, as `nohup` does.
 fn wanted() -> impl Iterator<Item = i32> {
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|number| !is_ignored(*number))
+}
+
+fn is_ignored(number: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    let ignored = ignored.unwrap_or(0);
-    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |number| ignored >> (number - 1) & 1 == 0)
+    ignored.unwrap_or(0) >> (number - 1) & 1 == 1
+}
+
+/// What writes beyond the limit of a file's size (`ulimit -f`) gets an error to tell of, and does not end this process. By a handler:
+/// programs that are started have what is usual again.
+pub(crate) fn survive_file_size_limit() {
+    if !is_ignored(SIGXFSZ) {
+        // Without it the process ends as any would.
+        let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    }
 }
 
 /// Waits for a signal that asks to stop, or for the end of something.

@@ -92,6 +92,11 @@ fn directories_that_cannot_be_built_leave_no_file() {
     }
     place.run(["build", &path("full"), image, "--size", "16T"]).fails(1).says("16 TiB");
     place.run(["build", &path("full"), &path("absent/image.xip")]).fails(1).says("absent");
+    // A limit of the system is an error, not a death by SIGXFSZ.
+    let mut limited = Command::new("prlimit");
+    let build = place.xip(["build", &path("full"), image]);
+    limited.arg("--fsize=4096").arg(build.get_program()).args(build.get_args());
+    Ran::from(limited.output().unwrap()).fails(1).says("File too large");
     assert_eq!(names(&target), [""; 0], "a failed build leaves nothing");
 }
 

@@ -136,7 +136,7 @@ fn volumes_of_small_blocks_end_within_a_page_and_cut_off_ones_are_damage() {
     place.run(["check", text(&small)]).succeeds();
     assert_e2fsck(&small, true);
     let large = image(&place, 1);
-    for (image, by) in [(&small, 1024), (&large, 1), (&large, 4096), (&large, 1 << 20)] {
+    for (image, by) in [(&small, 1024), (&large, 1), (&large, 4096), (&large, 1 << 20), (&large, (1 << 20) + 1)] {
         let whole = fs::metadata(image).unwrap().len();
         let cut = place.path("cut.img");
         fs::copy(image, &cut).unwrap();

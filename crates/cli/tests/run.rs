@@ -92,6 +92,12 @@ fn what_is_not_there_and_what_cannot_be_executed_have_codes_of_their_own() {
     let bind = format!("{host}:/work");
     let ran = place.run(["run", "small", "--bind", &bind, "--", "/bin/sh"]).fails(125);
     ran.says("--bind").says(&host).says("on this machine").says("No such file");
+    let (directory, file) = (format!("{}:/etc/motd", place.path("tree").display()), "/proc/version:/bin");
+    for (bind, says) in
+        [(&*directory, "a directory at /etc/motd, which is a file"), (file, "a file at /bin, which is a directory")]
+    {
+        place.run(["run", "small", "--bind", bind, "--", "/bin/sh"]).fails(125).says(says);
+    }
     let ran = place.run(["run", "small", "--workdir", "/absent", "--", "/bin/sh"]).fails(125);
     ran.says("/absent").says("in the image").says("--bind");
     let report = format!("--report={}", place.path("absent/report").display());

@@ -89,8 +89,12 @@ fn cut_off(device: &Synced, have: u64) -> Option<Finding> {
     if have.is_multiple_of(PAGE_BYTES) {
         return None;
     }
-    // What cannot be opened has damage of its own, which the check names.
-    let needs = Volume::open(device, Frozen).ok()?.geometry().bytes();
+    let needs = match Volume::open(device, Frozen) {
+        Ok(volume) => volume.geometry().bytes(),
+        Err(xip_ext2::Error::CutOff { needs, .. }) => needs,
+        // It has damage of its own, which the check names.
+        Err(_) => return None,
+    };
     (needs > have).then_some(Finding::Volume(xip_ext2::Error::CutOff { have, needs }))
 }
 

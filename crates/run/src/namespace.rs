@@ -168,7 +168,13 @@ impl Taken {
 
     fn put(&self) -> Result<(), Failed> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-        move_mount(self.tree.as_fd(), "", CWD, &self.inside, flags)
-            .map_err(failed(format!("put something at {}", self.inside.display())))
+        move_mount(self.tree.as_fd(), "", CWD, &self.inside, flags).map_err(|errno| {
+            let kind = |directory| if directory { "a directory" } else { "a file" };
+            let (what, inside) = (kind(self.directory), self.inside.display());
+            // The kernel says only that something is invalid.
+            let other = self.inside.metadata().ok().filter(|there| there.is_dir() != self.directory);
+            let there = other.map_or(String::new(), |there| format!(", which is {}", kind(there.is_dir())));
+            failed(format!("put {what} at {inside}{there}"))(errno)
+        })
     }
 }
