@@ -52,7 +52,9 @@ unless a row says cold: what is compared is the work, not a disk.
 * **Library, writing**: the same calls on a new volume whose image is on tmpfs, and on tmpfs; paths are two deep. A new file is
   closed at once. The directory of 100,000 names is on one volume with a thousand directories of 100 names each, so that the
   processor's caches hold as little of either, and with a single one of 100, all of which they hold. Names are in random order, and
-  are given with their directory's number. `memcpy` copies the same bytes to memory of tmpfs: who overwrites cannot take less.
+  are given with their directory's number. A file that is appended to was cut to nothing just before. Both files are tried at a length that
+  the processor's caches hold, and at one where all who write wait for memory; `memcpy` copies the same bytes to memory of tmpfs,
+  which is what nobody who writes can spare.
 * **Mount**: copies of one volume of `mke2fs`, on tmpfs, mounted to be written. A `stat` is of a file that was used 1.1 s ago, as
   most are (`fuse2fs` lets the kernel remember for 1 s, `xip mount` for ever), or of one of which the kernel has
   forgotten name and inode (`drop_caches`). 4 KiB are written where the file has storage, and read without read-ahead. What is
