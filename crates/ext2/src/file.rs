@@ -3,7 +3,7 @@
 
 use crate::blockmap::Goal;
 use crate::error::Error;
-use crate::inode::{Inode, InodeNo, Kind, SetAttributes};
+use crate::inode::{Inode, InodeNo, Kind, SetAttributes, without_set_id};
 use crate::intent::Intent;
 use crate::raw::{INODE_MODE, INODE_SIZE, INODE_SIZE_HIGH};
 use crate::record::Record;
@@ -136,8 +136,9 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         if !self.volume.inode(self.number).is_ok_and(|inode| due(&inode)) {
             return;
         }
-        // Once more under the lock: the ctime that is kept must be that of the last change.
-        let _guard = self.exclusive();
+        // Once more under the lock: the ctime that is kept must be that of the last change. Readers do not wait for each other here
+        // either: who does it beside us stores a time that is as right, and so is any mixture of the two.
+        let _guard = self.shared();
         if let (Ok(inode), Ok(old), Ok(())) =
             (self.volume.read_inode(self.number), self.volume.raw_inode(self.number), self.volume.check_writable())
         {
@@ -224,12 +225,9 @@ impl<D: Device, E: Env> Mapping for Blocks<'_, D, E> {
 impl<D: Device, E: Env> Blocks<'_, D, E> {
     #[inline]
     fn drop_set_id_of(&self, record: &Record<'_, D, E>, keep_set_id: bool) -> Result<(), Error> {
-        const SET_UID: u16 = 0o4000;
-        const SET_GID: u16 = 0o2000;
-        const GROUP_EXECUTE: u16 = 0o010;
         let old = record.u16(INODE_MODE)?;
-        // setuid always, setgid where it means set-id and not mandatory locking (contract 3, write).
-        let new = old & !(SET_UID | if old & GROUP_EXECUTE != 0 { SET_GID } else { 0 });
+        // Contract 3, write.
+        let new = without_set_id(old);
         if keep_set_id || new == old {
             return Ok(());
         }

@@ -246,12 +246,26 @@ pub struct SetAttributes {
     pub ctime: Option<Timestamp>,
     /// Made.
     pub crtime: Option<Timestamp>,
+    /// The set-id bits of a regular file go, as with a new owner: set-user-id always, set-group-id where the group may execute it
+    /// (elsewhere the bit means mandatory locking).
+    pub drop_set_id: bool,
+}
+
+/// A mode without set-id bits: as [`SetAttributes::drop_set_id`].
+pub(crate) fn without_set_id(mode: u16) -> u16 {
+    const SET_UID: u16 = 0o4000;
+    const SET_GID: u16 = 0o2000;
+    const GROUP_EXECUTE: u16 = 0o010;
+    mode & !(SET_UID | if mode & GROUP_EXECUTE != 0 { SET_GID } else { 0 })
 }
 
 impl SetAttributes {
     pub(crate) fn apply(&self, raw: &mut RawInode, now: Timestamp) {
         if let Some(permissions) = self.permissions {
             raw.set_mode(raw.mode() & 0o170_000 | permissions & 0o7777);
+        }
+        if self.drop_set_id && Kind::from_mode(raw.mode()) == Some(Kind::Regular) {
+            raw.set_mode(without_set_id(raw.mode()));
         }
         if let Some(uid) = self.uid {
             raw.set_uid_low((uid & 0xffff) as u16);

@@ -292,6 +292,7 @@ impl<D: Device, E: Env> Volume<D, E> {
             mtime: now,
             ctime: now,
             crtime: now,
+            drop_set_id: false,
         }
         .apply(&mut raw, self.env.now());
         Ok(raw)

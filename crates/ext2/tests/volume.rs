@@ -178,6 +178,7 @@ fn times_and_owners_are_kept_to_the_nanosecond_and_past_2038() {
         mtime: time(1 << 33, 999_999_999),
         ctime: time(0, 0),
         crtime: time(1_000_000_000, 5),
+        drop_set_id: false,
     };
     volume.set_attributes(number, &change).unwrap();
     let inode = volume.inode(number).unwrap();

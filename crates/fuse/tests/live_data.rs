@@ -166,6 +166,49 @@ fn space_is_given_taken_and_found() {
     world.end(|volume| assert_eq!(volume.metadata("f").unwrap().len(), (5 << 30) + 3));
 }
 
+/// What is stored through a shared mapping is in the kernel's page cache alone, until somebody asks where there is data.
+#[test]
+fn data_that_was_stored_through_a_mapping_is_found_where_the_image_has_a_hole() {
+    let Some(world) = world(16) else { return };
+    let file = open(&world.at("f"));
+    let page = |n: u64| n * PAGE as u64;
+    file.set_len(page(100)).unwrap();
+    file.write_all_at(&[1; PAGE], page(50)).unwrap();
+    let mapped = Mapped::new(&file, 100 * PAGE);
+    let find = |from| (seek(&file, SeekFrom::Data(from)), seek(&file, SeekFrom::Hole(from)));
+    assert_eq!(find(0), (Ok(page(50)), Ok(0)));
+    assert_eq!(find(page(51)), (Err(Errno::NXIO), Ok(page(51))));
+    mapped.set(20 * PAGE + 5, 2);
+    assert_eq!(find(10), (Ok(page(20)), Ok(10)));
+    assert_eq!(find(page(20)), (Ok(page(20)), Ok(page(21))));
+    for n in 51..60 {
+        mapped.set(n * PAGE, 3);
+    }
+    assert_eq!(seek(&file, SeekFrom::Hole(page(50))), Ok(page(60)));
+    mapped.set(99 * PAGE, 4);
+    assert_eq!(find(page(60)), (Ok(page(99)), Ok(page(60))));
+    assert_eq!(find(page(99)), (Ok(page(99)), Ok(page(100))));
+    // From many at once, while others store: nobody waits for ever.
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let path = world.at(&format!("f{n}"));
+            scope.spawn(move || {
+                let file = open(&path);
+                file.set_len(page(100)).unwrap();
+                let mapped = Mapped::new(&file, 100 * PAGE);
+                for n in (0..100).step_by(2) {
+                    mapped.set(n * PAGE, 5);
+                    assert_eq!(seek(&file, SeekFrom::Data(page(n as u64))), Ok(page(n as u64)));
+                    assert_eq!(seek(&file, SeekFrom::Hole(page(n as u64))), Ok(page(n as u64 + 1)));
+                }
+            });
+        }
+    });
+    assert_eq!((mapped.get(20 * PAGE + 5), mapped.get(99 * PAGE)), (2, 4));
+    drop((mapped, file));
+    world.ends();
+}
+
 #[test]
 fn reads_and_writes_past_the_page_cache_agree_with_those_through_it() {
     let Some(world) = world(16) else { return };

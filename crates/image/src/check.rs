@@ -29,9 +29,8 @@ use xip_segment::{Access, PlainFile};
 /// [`Error::Volume`]: it is no ext2 volume, or one that only `e2fsck` can check; [`Error::NoMemory`]. Damage is not an error
 /// but a finding.
 pub fn check(image: &Path, repair: bool, report: &mut dyn FnMut(&Finding)) -> Result<Summary, Error> {
-    let file = open(image, repair)?;
     let access = if repair { Access::ReadWrite } else { Access::ReadOnly };
-    xip_segment::lock(&file, image, access)?;
+    let file = xip_segment::open_locked(image, access, || open(image, repair), || rustix::fs::stat(image))?;
     let bytes =
         file.metadata().map_err(|error| Error::Image { image: image.into(), what: "look at the image", error })?;
     let device = Synced::new(PlainFile::open(file, access)?);

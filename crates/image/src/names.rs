@@ -75,6 +75,7 @@ pub(crate) fn finish<D: Device, E: Env>(
             mtime: time,
             ctime: time,
             crtime: time,
+            drop_set_id: false,
         };
         volume
             .set_attributes(inode, &attributes)

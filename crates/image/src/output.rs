@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use xip_segment::Access;
 
 pub(crate) struct Output {
     image: PathBuf,
@@ -78,25 +79,29 @@ impl Output {
     }
 
     /// What the file will replace, locked so that nobody begins to use it meanwhile.
-    pub(crate) fn lock_old(&self) -> Result<Option<File>, Error> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty()) {
-            Ok(old) => {
-                xip_segment::lock(&old, &self.image, xip_segment::Access::ReadWrite)?;
-                Ok(Some(old.into()))
-            }
+    pub(crate) fn lock_old(&self) -> Result<Option<OwnedFd>, Error> {
+        match self.open_old() {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(self.fail("look at what is there", error)),
+            Ok(_) => self.lock_named(Access::ReadWrite).map(Some),
         }
     }
 
     /// What the file will replace, locked so that nobody begins to write it meanwhile: what a mount is told would be
     /// lost with it. Those who read it keep what they have. What cannot be opened is replaced as it is.
-    pub(crate) fn lock_old_from_writers(&self) -> Result<Option<File>, Error> {
+    pub(crate) fn lock_old_from_writers(&self) -> Result<Option<OwnedFd>, Error> {
+        self.open_old().ok().map(|_| self.lock_named(Access::ReadOnly)).transpose()
+    }
+
+    fn open_old(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(old) = rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty()) else { return Ok(None) };
-        xip_segment::lock(&old, &self.image, xip_segment::Access::ReadOnly)?;
-        Ok(Some(old.into()))
+        rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty())
+    }
+
+    fn lock_named(&self, access: Access) -> Result<OwnedFd, Error> {
+        let open = || self.open_old().map_err(|error| self.fail("look at what is there", error));
+        let stat = || rustix::fs::statat(&self.directory, &*self.name, AtFlags::empty());
+        xip_segment::open_locked(&self.image, access, open, stat)
     }
 
     /// Gives the file its name, in place of what had it. With `durable`, waits until the name is on storage.

@@ -35,7 +35,7 @@ pub use error::{Error, Result};
 pub use file::{Access, MappedFile};
 pub use holder::Lease;
 pub use load::{Check, Progress};
-pub use lock::lock;
+pub use lock::{lock, open_locked};
 pub use memory::Memory;
 pub use memory::window::{Part, Sharing, Window};
 pub use plain::PlainFile;

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::file::Access;
-use rustix::fs::{FileType, FlockOperation, flock, fstat, major, minor};
+use rustix::fs::{FileType, FlockOperation, Stat, flock, fstat, major, minor};
 use rustix::io::Errno;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,6 +34,30 @@ pub fn lock(file: impl AsFd, path: &Path, access: Access) -> Result<()> {
         Some(device) => locked(device),
         None => Ok(()),
     }
+}
+
+/// Opens an image and locks it as [`lock`] does. Whoever had it may put another in its place between the two; then that one is
+/// opened: what is locked is what its name leads to, by `stat`.
+///
+/// # Errors
+/// Those of `open` and `stat`; as [`lock`].
+pub fn open_locked<F: AsFd, E: From<Error>>(
+    path: &Path,
+    access: Access,
+    open: impl Fn() -> std::result::Result<F, E>,
+    stat: impl Fn() -> rustix::io::Result<Stat>,
+) -> std::result::Result<F, E> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let file = open()?;
+        lock(&file, path, access)?;
+        let ours = fstat(&file).map_err(|errno| Error::File { action: "inspect", path: path.into(), errno })?;
+        // Without a name there is nothing to open the next time.
+        if stat().is_ok_and(|named| (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)) {
+            return Ok(file);
+        }
+    }
+    Err(Error::Locked { path: path.into(), holder: "whoever replaces it again and again".into() }.into())
 }
 
 /// Who holds a lock on the file, as far as the kernel tells: it does not where it numbers the file's device otherwise, nor in

@@ -10,10 +10,6 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use xip_ext2::{DirEntry, Error, InodeNo, Kind, NewInode, Rename, SetAttributes};
 
-const SET_UID: u16 = 0o4000;
-const SET_GID: u16 = 0o2000;
-const GROUP_EXECUTE: u16 = 0o010;
-
 /// A volume by inode numbers. On one that is written a number is a file's only as long as a name leads to it or someone holds
 /// it ([`Held`]); that is for the caller to see to. The errors are those of the volume, each with an errno.
 #[derive(Clone, Copy, Debug)]
@@ -216,16 +212,12 @@ impl<'v> Inodes<'v> {
         self.0.0.fs.set_attributes(ino, change)
     }
 
-    /// Sets the owners; `None` stays. As everywhere, set-id bits of a regular file go with that.
+    /// Sets the owners; `None` stays. As everywhere, set-id bits of a regular file go with that, even if both stay.
     ///
     /// # Errors
     /// As [`Inodes::set_attributes`].
     pub fn set_owner(self, ino: InodeNo, uid: Option<u32>, gid: Option<u32>) -> Result<(), Error> {
-        let inode = self.0.0.fs.inode(ino)?;
-        let set_gid = if inode.permissions & GROUP_EXECUTE != 0 { SET_GID } else { 0 };
-        let without = inode.permissions & !(SET_UID | set_gid);
-        let permissions = (inode.kind == Kind::Regular && without != inode.permissions).then_some(without);
-        self.set_attributes(ino, &SetAttributes { uid, gid, permissions, ..SetAttributes::default() })
+        self.set_attributes(ino, &SetAttributes { uid, gid, drop_set_id: true, ..SetAttributes::default() })
     }
 
     /// Sets the extended attribute `name`, or takes it away (`None`).

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::file::{File, Piece};
 use crate::storage::Backing;
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -67,7 +68,12 @@ fn changing(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Res
     Ok(sent)
 }
 
-/// A file that is not in place, through a buffer.
+/// Whether what is sent there is copied at once.
+pub(crate) fn is_file(to: BorrowedFd<'_>) -> bool {
+    fstat(to).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
+
+/// A file whose storage the other end cannot have, through a buffer.
 pub(crate) fn copied(file: &File, to: BorrowedFd<'_>, offset: u64, count: usize) -> Result<usize> {
     let mut buffer = vec![0; count.min(64 * 1024)];
     let mut sent = 0;

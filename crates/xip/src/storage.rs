@@ -27,10 +27,9 @@ impl Storage {
             // Not to wait for the writer of a fifo: what is no file is refused below.
             let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
             let opened = File::options().read(true).write(write).custom_flags(flags).open(image);
-            let file = opened.map_err(|source| crate::Error::Image { path: image.into(), source })?;
-            xip_segment::lock(&file, image, access)?;
-            Ok(file)
+            opened.map_err(|source| crate::Error::Image { path: image.into(), source })
         };
+        let open = || xip_segment::open_locked(image, access, open, || rustix::fs::stat(image));
         Ok(match MappedFile::open(open()?, access) {
             Ok(mapped) => Self::Mapped(mapped),
             Err(_) => Self::Plain(PlainFile::open(open()?, access)?),

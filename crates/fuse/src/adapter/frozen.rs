@@ -5,7 +5,7 @@
 
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs,
+    reply_statfs, reply_xattr, reply_xattrs, seek_asked,
 };
 use crate::reads::{Reads, tell};
 use crate::session::SERVER;
@@ -151,9 +151,15 @@ impl Filesystem for Server {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        reply_seek(reply, (offset, whence), |from, data| match self.file(ino)? {
-            Some(file) => file.seek_extent(from, data).map_err(|error| error.errno()),
-            None => Ok(None),
-        });
+        let (from, data) = match seek_asked(offset, whence) {
+            Ok(asked) => asked,
+            Err(errno) => return reply.error(errno),
+        };
+        let found = match self.file(ino) {
+            Ok(Some(file)) => file.seek_extent(from, data).map_err(|error| error.errno()),
+            Ok(None) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+        reply_seek(reply, found);
     }
 }

@@ -7,26 +7,53 @@
 //! has to ask (`msync`, `fsync`) for what the death of this program must not take. A write-back cache would be a second one
 //! besides the image's own, with the times and the lack of space of a file known too late.
 
+use super::seeks::Seek;
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs,
+    reply_statfs, reply_xattr, reply_xattrs, seek_asked,
 };
 use crate::live::{Caller, Live, New, Set, Space};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use xip::{Kind, NewKind, Rename, SetAttributes, Timestamp};
 
 pub(super) struct Server {
-    pub(super) live: Live,
+    pub(super) live: Arc<Live>,
     pub(super) read_ahead: u32,
+    /// To tell it what it does not know.
+    pub(super) kernel: Arc<OnceLock<Notifier>>,
+    /// What another thread answers.
+    pub(super) later: Sender<Seek>,
+}
+
+impl Server {
+    /// Bytes of a file change, and set-id bits go unless `keep_set_id`. The kernel leaves that to us (`FUSE_HANDLE_KILLPRIV_V2`), and
+    /// would start the program by the mode that it remembers, for ever: so it is told to ask again before it has the answer.
+    fn change<T>(&self, ino: INodeNo, keep_set_id: bool, change: impl FnOnce(&Live) -> T) -> T {
+        let tell = !keep_set_id && self.live.has_set_id(ino.0);
+        let changed = change(&self.live);
+        if tell && let Some(kernel) = self.kernel.get() {
+            // An offset below 0: of the attributes alone.
+            let _ = kernel.inval_inode(ino, -1, 0);
+        }
+        changed
+    }
+}
+
+/// Whether who asks may keep set-id bits, where the kernel does not say: `CAP_FSETID`, which is root's.
+fn keeps_set_id(request: &Request) -> bool {
+    request.uid() == 0
 }
 
 fn caller(request: &Request) -> Caller {
@@ -52,7 +79,11 @@ fn reply_written(reply: ReplyWrite, written: Result<usize, i32>) {
 /// them forward.
 fn timestamp(time: TimeOrNow) -> Timestamp {
     let time = match time {
-        TimeOrNow::Now => SystemTime::now(),
+        // By the clock of all other times: what is made after it is not to be older.
+        TimeOrNow::Now => {
+            let now = clock_gettime(ClockId::RealtimeCoarse);
+            return Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) };
+        }
         TimeOrNow::SpecificTime(time) => time,
     };
     let seconds = |whole: u64| i64::try_from(whole).unwrap_or(i64::MAX);
@@ -252,7 +283,8 @@ impl Filesystem for Server {
     ) {
         tracing::trace!(ino = ino.0, offset, len = bytes.len(), ?flags, "write");
         let keep_set_id = !flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        reply_written(reply, self.live.write(ino.0, bytes, offset, keep_set_id));
+        let written = self.change(ino, keep_set_id, |live| live.write(ino.0, bytes, offset, keep_set_id));
+        reply_written(reply, written);
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -265,7 +297,16 @@ impl Filesystem for Server {
         reply_done(reply, self.live.sync(ino.0));
     }
 
-    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         const KEEP_SIZE: i32 = 0x01;
         const PUNCH_HOLE: i32 = 0x02;
         const ZERO_RANGE: i32 = 0x10;
@@ -277,17 +318,30 @@ impl Filesystem for Server {
             ZERO_RANGE => Space::Zero,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        reply_done(reply, self.live.space(ino.0, (offset, len), what, keep_size));
+        let keep_set_id = keeps_set_id(request);
+        let done = |live: &Live| live.space(ino.0, (offset, len), what, keep_size, keep_set_id);
+        reply_done(reply, self.change(ino, keep_set_id, done));
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         tracing::trace!(ino = ino.0, offset, whence, "lseek");
-        reply_seek(reply, (offset, whence), |from, data| self.live.seek(ino.0, from, data));
+        let (from, data) = match seek_asked(offset, whence) {
+            Ok(asked) => asked,
+            Err(errno) => return reply.error(errno),
+        };
+        match self.live.hole(ino.0, from, data) {
+            Ok(Some(_)) => {
+                // Its thread ends after us.
+                let _ = self.later.send(Seek { ino, from, data, reply });
+            }
+            Ok(None) => reply_seek(reply, self.live.seek(ino.0, from, data)),
+            Err(errno) => reply.error(Errno::from_i32(errno)),
+        }
     }
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         from: INodeNo,
         _: FileHandle,
         from_offset: u64,
@@ -299,7 +353,9 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         tracing::trace!(from = from.0, from_offset, to = to.0, to_offset, len, "copy_file_range");
-        reply_written(reply, self.live.copy((from.0, from_offset), (to.0, to_offset), len));
+        let keep_set_id = keeps_set_id(request);
+        let copied = |live: &Live| live.copy((from.0, from_offset), (to.0, to_offset), len, keep_set_id);
+        reply_written(reply, self.change(to, keep_set_id, copied));
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {

@@ -7,6 +7,7 @@
 
 mod frozen;
 mod live;
+mod seeks;
 
 use crate::error::Error;
 use crate::live::Live;
@@ -22,8 +23,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 use xip::{Kind, Metadata, Volume};
@@ -77,12 +78,21 @@ pub(crate) fn serve_frozen(device: OwnedFd, tree: Tree, options: &ServeOptions) 
         .name("xip-clear".into())
         .spawn(move || of_clearing.clear_when_told(&kernel, &told))
         .map_err(Error::Handshake)?;
-    run(session, Some(reads))
+    run(session, Some(reads), None)
 }
 
 /// Serves a volume that is written.
 pub(crate) fn serve_live(device: OwnedFd, live: Live, options: &ServeOptions) -> Result<Serving, Error> {
-    run(session(live::Server { live, read_ahead: options.read_ahead }, device, options)?, None)
+    let (live, kernel) = (Arc::new(live), Arc::new(OnceLock::new()));
+    let (later, seeks) = channel();
+    let server = live::Server { live: live.clone(), read_ahead: options.read_ahead, kernel: kernel.clone(), later };
+    let session = session(server, device, options)?;
+    let notifier = kernel.get_or_init(|| session.notifier()).clone();
+    let beside = thread::Builder::new()
+        .name("xip-seek".into())
+        .spawn(move || seeks::answer(&live, &notifier, &seeks))
+        .map_err(Error::Handshake)?;
+    run(session, None, Some(beside))
 }
 
 fn session<F: Filesystem>(server: F, device: OwnedFd, options: &ServeOptions) -> Result<Session<F>, Error> {
@@ -92,9 +102,19 @@ fn session<F: Filesystem>(server: F, device: OwnedFd, options: &ServeOptions) ->
     Session::from_fd(server, device, SessionACL::All, config).map_err(Error::Handshake)
 }
 
-fn run<F: Filesystem>(session: Session<F>, reads: Option<Arc<Reads>>) -> Result<Serving, Error> {
-    let thread =
-        thread::Builder::new().name("xip-fuse".into()).spawn(move || session.run()).map_err(Error::Handshake)?;
+/// `beside` is a thread that ends when nothing more comes from the server.
+fn run<F: Filesystem>(
+    session: Session<F>,
+    reads: Option<Arc<Reads>>,
+    beside: Option<JoinHandle<()>>,
+) -> Result<Serving, Error> {
+    let serve = move || {
+        let ended = session.run();
+        // It has the volume, too, which is to be closed when this thread has ended.
+        let beside = beside.map_or(Ok(()), JoinHandle::join);
+        ended.and(beside.map_err(|_| io::Error::other("a thread that served it panicked")))
+    };
+    let thread = thread::Builder::new().name("xip-fuse".into()).spawn(serve).map_err(Error::Handshake)?;
     Ok(Serving { thread, reads })
 }
 
@@ -226,19 +246,19 @@ fn give(reply: ReplyXattr, size: u32, bytes: &[u8]) {
     }
 }
 
-/// `SEEK_DATA` and `SEEK_HOLE`, by `seek` from a position, for data or not.
-fn reply_seek(
-    reply: ReplyLseek,
-    (offset, whence): (i64, i32),
-    seek: impl FnOnce(u64, bool) -> Result<Option<u64>, i32>,
-) {
+/// What `lseek` asks: from where, and whether for data or for a hole.
+fn seek_asked(offset: i64, whence: i32) -> Result<(u64, bool), Errno> {
     const SEEK_DATA: i32 = 3;
     const SEEK_HOLE: i32 = 4;
-    let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-    if whence != SEEK_DATA && whence != SEEK_HOLE {
-        return reply.error(Errno::EINVAL);
+    match (u64::try_from(offset), whence) {
+        (Ok(from), SEEK_DATA | SEEK_HOLE) => Ok((from, whence == SEEK_DATA)),
+        (Err(_), SEEK_DATA | SEEK_HOLE) => Err(Errno::ENXIO),
+        _ => Err(Errno::EINVAL),
     }
-    match seek(from, whence == SEEK_DATA) {
+}
+
+fn reply_seek(reply: ReplyLseek, found: Result<Option<u64>, i32>) {
+    match found {
         Ok(Some(at)) => match i64::try_from(at) {
             Ok(at) => reply.offset(at),
             Err(_) => reply.error(Errno::EOVERFLOW),

@@ -2,6 +2,7 @@
 
 use super::{Live, number};
 use crate::tree::Errno;
+use std::ops::Range;
 use xip::Error;
 
 /// How much one request copies from file to file: the kernel asks again for the rest.
@@ -37,9 +38,17 @@ impl Live {
         node.file(&self.volume, false).and_then(|file| file.set_len(size)).map_err(errno)
     }
 
-    pub(crate) fn space(&self, id: u64, (offset, len): (u64, u64), what: Space, keep_size: bool) -> Result<(), Errno> {
+    /// Changes what storage a range has. Set-id bits go unless `keep_set_id`, as with a write.
+    pub(crate) fn space(
+        &self,
+        id: u64,
+        (offset, len): (u64, u64),
+        what: Space,
+        keep_size: bool,
+        keep_set_id: bool,
+    ) -> Result<(), Errno> {
         let node = self.nodes.get(id)?;
-        let done = node.file(&self.volume, true).and_then(|file| match what {
+        let done = node.file(&self.volume, keep_set_id).and_then(|file| match what {
             Space::Allocate => file.allocate(offset, len, keep_size),
             Space::Punch => file.punch_hole(offset, len),
             Space::Zero => file.zero_range(offset, len, keep_size),
@@ -53,11 +62,29 @@ impl Live {
         node.file(&self.volume, true).and_then(|file| file.seek_extent(offset, data)).map_err(errno)
     }
 
-    /// Copies from one file to another, or within one; how many bytes.
-    pub(crate) fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize, Errno> {
+    /// The hole that what is asked of [`Live::seek`] depends on: that at `offset`, or the first from there on; `None` if the answer
+    /// depends on none. What is stored through a mapping may be there all the same, and only the kernel know of it.
+    pub(crate) fn hole(&self, id: u64, offset: u64, data: bool) -> Result<Option<Range<u64>>, Errno> {
+        let node = self.nodes.get(id)?;
+        let found = node.file(&self.volume, true).and_then(|file| {
+            let start = if data { Some(offset) } else { file.seek_hole(offset)? };
+            let Some(start) = start else { return Ok(None) };
+            let end = file.seek_data(start)?.unwrap_or_else(|| file.len());
+            Ok((start < end).then_some(start..end))
+        });
+        found.map_err(errno)
+    }
+
+    /// Whether set-id bits would go with a write. Who cannot be asked has none.
+    pub(crate) fn has_set_id(&self, id: u64) -> bool {
+        self.attributes(id).is_ok_and(|found| found.inode.permissions & 0o6000 != 0)
+    }
+
+    /// Copies from one file to another, or within one; how many bytes. Set-id bits of the target go unless `keep_set_id`.
+    pub(crate) fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64, keep_set_id: bool) -> Result<usize, Errno> {
         let (source, target) = (self.nodes.get(from.0)?, self.nodes.get(to.0)?);
         let copied = source.file(&self.volume, true).and_then(|source| {
-            let target = target.file(&self.volume, false)?;
+            let target = target.file(&self.volume, keep_set_id)?;
             let left = source.len().saturating_sub(from.1).min(len);
             let mut bytes = vec![0; usize::try_from(left).unwrap_or(MOST_COPIED).min(MOST_COPIED)];
             let count = source.read_at(&mut bytes, from.1)?;

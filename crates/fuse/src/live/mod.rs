@@ -123,8 +123,7 @@ impl Live {
         self.inodes().rename((number(from.0)?, from.1), (number(to.0)?, to.1), how).map_err(errno)
     }
 
-    /// Changes a size, owners, and the rest, in this order; what is then known of the node. With nothing to change
-    /// the time of the change is now all the same.
+    /// Changes a size, owners, and the rest, in this order; what is then known of the node.
     pub(crate) fn set_attributes(
         &self,
         id: u64,
@@ -136,11 +135,13 @@ impl Live {
         if let Some(size) = size {
             self.truncate(id, size)?;
         }
-        let new_owner = owner.0.is_some() || owner.1.is_some();
+        let other = *change != SetAttributes::default();
+        // A `chown` that leaves both owners as they are comes as nothing at all, and takes set-id bits away all the same.
+        let new_owner = owner.0.is_some() || owner.1.is_some() || size.is_none() && !other;
         if new_owner {
             self.inodes().set_owner(ino, owner.0, owner.1).map_err(errno)?;
         }
-        if *change != SetAttributes::default() || size.is_none() && !new_owner {
+        if other {
             self.inodes().set_attributes(ino, change).map_err(errno)?;
         }
         self.attributes_of(ino)
