@@ -15,7 +15,7 @@ use super::{
 use crate::live::{Caller, Live, New, Set, Space};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner,
-    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -23,37 +23,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use xip::{Kind, NewKind, Rename, SetAttributes, Timestamp};
 
 pub(super) struct Server {
     pub(super) live: Arc<Live>,
     pub(super) read_ahead: u32,
-    /// To tell it what it does not know.
-    pub(super) kernel: Arc<OnceLock<Notifier>>,
     /// What another thread answers.
     pub(super) later: Sender<Seek>,
-}
-
-impl Server {
-    /// Bytes of a file change, and set-id bits go unless `keep_set_id`. The kernel leaves that to us (`FUSE_HANDLE_KILLPRIV_V2`), and
-    /// would start the program by the mode that it remembers, for ever: so it is told to ask again before it has the answer.
-    fn change<T>(&self, ino: INodeNo, keep_set_id: bool, change: impl FnOnce(&Live) -> T) -> T {
-        let tell = !keep_set_id && self.live.has_set_id(ino.0);
-        let changed = change(&self.live);
-        if tell && let Some(kernel) = self.kernel.get() {
-            // An offset below 0: of the attributes alone.
-            let _ = kernel.inval_inode(ino, -1, 0);
-        }
-        changed
-    }
-}
-
-/// Whether who asks may keep set-id bits, where the kernel does not say: `CAP_FSETID`, which is root's.
-fn keeps_set_id(request: &Request) -> bool {
-    request.uid() == 0
 }
 
 fn caller(request: &Request) -> Caller {
@@ -113,8 +92,8 @@ fn kind_of(mode: u32, device: u32) -> Option<NewKind<'static>> {
 
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // The umask does not count where a default ACL does. And a write that drops set-id bits does so here: the kernel would
-        // ask for an attribute before each.
+        // The umask does not count where a default ACL does. And set-id bits are dropped here when bytes change: the kernel would
+        // ask for an attribute before each write.
         let wanted = WANTED | InitFlags::FUSE_DONT_MASK | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         agree(config, wanted, self.read_ahead);
         Ok(())
@@ -283,8 +262,7 @@ impl Filesystem for Server {
     ) {
         tracing::trace!(ino = ino.0, offset, len = bytes.len(), ?flags, "write");
         let keep_set_id = !flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let written = self.change(ino, keep_set_id, |live| live.write(ino.0, bytes, offset, keep_set_id));
-        reply_written(reply, written);
+        reply_written(reply, self.live.write(ino.0, bytes, offset, keep_set_id));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -297,16 +275,7 @@ impl Filesystem for Server {
         reply_done(reply, self.live.sync(ino.0));
     }
 
-    fn fallocate(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        len: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
         const KEEP_SIZE: i32 = 0x01;
         const PUNCH_HOLE: i32 = 0x02;
         const ZERO_RANGE: i32 = 0x10;
@@ -318,9 +287,7 @@ impl Filesystem for Server {
             ZERO_RANGE => Space::Zero,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        let keep_set_id = keeps_set_id(request);
-        let done = |live: &Live| live.space(ino.0, (offset, len), what, keep_size, keep_set_id);
-        reply_done(reply, self.change(ino, keep_set_id, done));
+        reply_done(reply, self.live.space(ino.0, (offset, len), what, keep_size));
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -341,7 +308,7 @@ impl Filesystem for Server {
 
     fn copy_file_range(
         &self,
-        request: &Request,
+        _: &Request,
         from: INodeNo,
         _: FileHandle,
         from_offset: u64,
@@ -353,9 +320,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         tracing::trace!(from = from.0, from_offset, to = to.0, to_offset, len, "copy_file_range");
-        let keep_set_id = keeps_set_id(request);
-        let copied = |live: &Live| live.copy((from.0, from_offset), (to.0, to_offset), len, keep_set_id);
-        reply_written(reply, self.change(to, keep_set_id, copied));
+        reply_written(reply, self.live.copy((from.0, from_offset), (to.0, to_offset), len));
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {

@@ -23,8 +23,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::mpsc::{channel, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 use xip::{Kind, Metadata, Volume};
@@ -83,14 +83,13 @@ pub(crate) fn serve_frozen(device: OwnedFd, tree: Tree, options: &ServeOptions) 
 
 /// Serves a volume that is written.
 pub(crate) fn serve_live(device: OwnedFd, live: Live, options: &ServeOptions) -> Result<Serving, Error> {
-    let (live, kernel) = (Arc::new(live), Arc::new(OnceLock::new()));
+    let live = Arc::new(live);
     let (later, seeks) = channel();
-    let server = live::Server { live: live.clone(), read_ahead: options.read_ahead, kernel: kernel.clone(), later };
-    let session = session(server, device, options)?;
-    let notifier = kernel.get_or_init(|| session.notifier()).clone();
+    let session = session(live::Server { live: live.clone(), read_ahead: options.read_ahead, later }, device, options)?;
+    let kernel = session.notifier();
     let beside = thread::Builder::new()
         .name("xip-seek".into())
-        .spawn(move || seeks::answer(&live, &notifier, &seeks))
+        .spawn(move || seeks::answer(&live, &kernel, &seeks))
         .map_err(Error::Handshake)?;
     run(session, None, Some(beside))
 }

@@ -38,17 +38,10 @@ impl Live {
         node.file(&self.volume, false).and_then(|file| file.set_len(size)).map_err(errno)
     }
 
-    /// Changes what storage a range has. Set-id bits go unless `keep_set_id`, as with a write.
-    pub(crate) fn space(
-        &self,
-        id: u64,
-        (offset, len): (u64, u64),
-        what: Space,
-        keep_size: bool,
-        keep_set_id: bool,
-    ) -> Result<(), Errno> {
+    /// Changes what storage a range has. Of set-id bits see [`Live::set_attributes`].
+    pub(crate) fn space(&self, id: u64, (offset, len): (u64, u64), what: Space, keep_size: bool) -> Result<(), Errno> {
         let node = self.nodes.get(id)?;
-        let done = node.file(&self.volume, keep_set_id).and_then(|file| match what {
+        let done = node.file(&self.volume, true).and_then(|file| match what {
             Space::Allocate => file.allocate(offset, len, keep_size),
             Space::Punch => file.punch_hole(offset, len),
             Space::Zero => file.zero_range(offset, len, keep_size),
@@ -75,16 +68,11 @@ impl Live {
         found.map_err(errno)
     }
 
-    /// Whether set-id bits would go with a write. Who cannot be asked has none.
-    pub(crate) fn has_set_id(&self, id: u64) -> bool {
-        self.attributes(id).is_ok_and(|found| found.inode.permissions & 0o6000 != 0)
-    }
-
-    /// Copies from one file to another, or within one; how many bytes. Set-id bits of the target go unless `keep_set_id`.
-    pub(crate) fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64, keep_set_id: bool) -> Result<usize, Errno> {
+    /// Copies from one file to another, or within one; how many bytes. Of set-id bits see [`Live::set_attributes`].
+    pub(crate) fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<usize, Errno> {
         let (source, target) = (self.nodes.get(from.0)?, self.nodes.get(to.0)?);
         let copied = source.file(&self.volume, true).and_then(|source| {
-            let target = target.file(&self.volume, keep_set_id)?;
+            let target = target.file(&self.volume, true)?;
             let left = source.len().saturating_sub(from.1).min(len);
             let mut bytes = vec![0; usize::try_from(left).unwrap_or(MOST_COPIED).min(MOST_COPIED)];
             let count = source.read_at(&mut bytes, from.1)?;

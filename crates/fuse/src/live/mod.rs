@@ -124,6 +124,10 @@ impl Live {
     }
 
     /// Changes a size, owners, and the rest, in this order; what is then known of the node.
+    ///
+    /// Nothing to change means that set-id bits go: so comes a `chown` that leaves both owners as they are, and so the kernel asks
+    /// before the bytes of a file change by someone who may not keep these bits (`FUSE_HANDLE_KILLPRIV_V2`). It remembers what it
+    /// is told here, and starts programs by that.
     pub(crate) fn set_attributes(
         &self,
         id: u64,
@@ -136,7 +140,6 @@ impl Live {
             self.truncate(id, size)?;
         }
         let other = *change != SetAttributes::default();
-        // A `chown` that leaves both owners as they are comes as nothing at all, and takes set-id bits away all the same.
         let new_owner = owner.0.is_some() || owner.1.is_some() || size.is_none() && !other;
         if new_owner {
             self.inodes().set_owner(ino, owner.0, owner.1).map_err(errno)?;
