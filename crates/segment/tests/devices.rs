@@ -231,3 +231,27 @@ fn a_file_that_is_not_on_persistent_memory_says_that_it_is_not_persistent_and_wh
     let device = MappedFile::open(file_of(PAGE_SIZE), Access::ReadOnly).unwrap();
     assert!(device.not_persistent().is_some() && !device.properties().persistent);
 }
+
+#[test]
+fn who_is_locked_is_who_has_the_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    let names = ["old", "newer", "newest"].map(|name| directory.path().join(name));
+    names.iter().for_each(|name| std::fs::write(name, name.as_os_str().as_encoded_bytes()).unwrap());
+    let next = std::cell::Cell::new(1);
+    std::fs::rename(&names[0], &path).unwrap();
+    // Between opening and locking it is replaced, twice.
+    let open = || {
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        if let Some(other) = names.get(next.replace(next.get() + 1)) {
+            std::fs::rename(other, &path).unwrap();
+        }
+        Ok::<_, Error>(file)
+    };
+    let mut locked = xip_segment::open_locked(&path, Access::ReadWrite, open, || rustix::fs::stat(&path)).unwrap();
+    let mut bytes = Vec::new();
+    locked.read_to_end(&mut bytes).unwrap();
+    assert!(bytes.ends_with(b"newest"), "{}", bytes.escape_ascii());
+    let again = File::open(&path).unwrap();
+    assert!(matches!(xip_segment::lock(&again, &path, Access::ReadOnly), Err(Error::Locked { .. })));
+}

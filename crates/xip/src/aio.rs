@@ -396,3 +396,6 @@ impl Drop for Pending {
         drop(old);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,6 @@ mod common;
 
 use common::{fsck, pattern};
 use std::future::Future;
-use std::io::Read;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -120,90 +119,4 @@ fn a_future_ends_in_any_executor_and_by_waiting() {
     assert_eq!(aio.start(&file, Operation::read(4900, vec![0; 200])).unwrap().wait().buffers[0][..100], [49; 100]);
     drop((aio, file));
     world.closed();
-}
-
-/// A file whose lock is held, so that who would write to it waits: it is sent into a pipe that nobody reads yet.
-fn held<T>(file: &Arc<File>, meanwhile: impl FnOnce() -> T) -> T {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    let sent = file.clone();
-    let sender = std::thread::spawn(move || sent.sendfile(&writer, 0, usize::MAX).unwrap());
-    // The first byte is here, so the lock is held.
-    reader.read_exact(&mut [0]).unwrap();
-    let result = meanwhile();
-    std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
-    sender.join().unwrap();
-    result
-}
-
-#[test]
-fn what_waits_is_bounded_and_comes_back() {
-    let world = world();
-    let file = world.file("f");
-    file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
-    let aio = Aio::new(1, 3).unwrap();
-    held(&file, || {
-        for n in 0..3 {
-            aio.submit(n, &file, Operation::write(0, vec![2])).unwrap();
-        }
-        let Err(Full(operation)) = aio.submit(3, &file, Operation::write(0, vec![3])) else { panic!("no bound") };
-        drop(operation);
-        assert!(aio.start(&file, Operation::sync_data()).is_err());
-        assert!(aio.reap(0).is_empty());
-    });
-    let done = aio.reap(3);
-    assert_eq!(done.iter().map(|done| done.tag).collect::<Vec<_>>(), [0, 1, 2], "one thread");
-    aio.submit(4, &file, Operation::sync_data()).unwrap();
-    drop((aio, file));
-    world.closed();
-}
-
-#[test]
-fn a_future_that_is_dropped_takes_back_what_is_not_begun_and_no_more() {
-    let world = world();
-    let file = world.file("f");
-    file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
-    let aio = Aio::new(1, 10).unwrap();
-    let mut bytes = [0; 2];
-    // That the only thread has begun the first, and that the file's lock is held until the second is dropped, shows from
-    // outside by time alone: on a busy machine it takes another try.
-    for _ in 0..10 {
-        file.write_all_at(&[1; 2], 0).unwrap();
-        held(&file, || {
-            let begun = aio.start(&file, Operation::write(0, vec![2])).unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            let queued = aio.start(&file, Operation::write(1, vec![2])).unwrap();
-            drop((begun, queued));
-        });
-        aio.start(&file, Operation::sync_data()).unwrap().wait();
-        file.read_at(&mut bytes, 0).unwrap();
-        if bytes == [2, 1] {
-            break;
-        }
-    }
-    assert_eq!(bytes, [2, 1]);
-    // None of them takes up room.
-    let all: Vec<_> = (0..10).map(|_| aio.start(&file, Operation::sync_data()).unwrap()).collect();
-    drop(all);
-    drop((aio, file));
-    world.closed();
-}
-
-#[test]
-fn what_was_submitted_is_done_before_the_pool_ends() {
-    let world = world();
-    let file = world.file("f");
-    file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
-    let aio = Aio::new(2, 100).unwrap();
-    let last = held(&file, || {
-        for n in 0..50 {
-            aio.submit(n, &file, Operation::write(n, vec![9])).unwrap();
-        }
-        aio.start(&file, Operation::write(50, vec![9])).unwrap()
-    });
-    drop(aio);
-    assert_eq!(last.wait().result.unwrap(), 1);
-    assert_eq!(world.volume.read("f").unwrap()[..51], [9; 51]);
-    drop(file);
-    world.closed();
-    assert!(Aio::new(0, 1).is_err() && Aio::new(1, 0).is_err());
 }

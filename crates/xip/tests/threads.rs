@@ -132,6 +132,37 @@ fn a_reader_never_sees_half_of_a_write() {
     fsck(&image);
 }
 
+/// Contract 4: an owner and the loss of set-id bits are one change, of which nobody undoes another's.
+#[test]
+fn permissions_that_are_set_stay_while_others_set_owners() {
+    let (_dir, image, volume) = world(4 << 20);
+    volume.write("f", b"").unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for owner in 0.. {
+                volume.set_owner("f", Some(owner), None).unwrap();
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..200_000 {
+            for mode in [0o711, 0o600] {
+                volume.set_permissions("f", mode).unwrap();
+                let found = volume.metadata("f").unwrap().inode().permissions;
+                if u32::from(found) != mode {
+                    stop.store(true, Ordering::Relaxed);
+                    panic!("{found:o}, and {mode:o} was set");
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    volume.close().unwrap();
+    fsck(&image);
+}
+
 /// Names come and go under the feet of those who open them: whoever has a file has the one that had the name, never one that
 /// got its number since.
 #[test]

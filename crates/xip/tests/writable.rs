@@ -5,6 +5,7 @@ mod common;
 use common::{fsck, pattern, with_kernel_mount};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -187,6 +188,52 @@ fn space_is_given_found_and_taken_back() {
     file.sync_data().unwrap();
     drop(file);
     world.closed();
+}
+
+/// Contract 6: a pipe and a socket keep what they were sent, and nobody waits for who reads it.
+#[test]
+fn what_was_sent_stays_what_it_was_whatever_becomes_of_the_file() {
+    let pipe = std::io::pipe().unwrap();
+    let socket = std::os::unix::net::UnixStream::pair().unwrap();
+    let ends: [(Box<dyn Read>, OwnedFd); 2] =
+        [(Box::new(pipe.0), pipe.1.into()), (Box::new(socket.0), socket.1.into())];
+    for (mut reader, writer) in ends {
+        let world = world();
+        let volume = &world.volume;
+        volume.write("old", [1; 4096]).unwrap();
+        let file = volume.file("old").unwrap();
+        assert_eq!(file.sendfile(&writer, 0, 4096).unwrap(), 4096);
+        drop(file);
+        volume.remove_file("old").unwrap();
+        // All the storage there is.
+        let mut new = OpenOptions::new().write(true).create(true).open(volume, "new").unwrap();
+        while new.write(&[2; 1 << 20]).is_ok() {}
+        let mut sent = [0; 4096];
+        reader.read_exact(&mut sent).unwrap();
+        assert!(sent == [1; 4096], "another file's bytes");
+
+        new.set_len(4 << 20).unwrap();
+        let (sender, done) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(|| volume.file("new").unwrap().sendfile(&writer, 0, 4 << 20).unwrap());
+            // It has begun, and cannot end.
+            reader.read_exact(&mut [0]).unwrap();
+            scope.spawn(move || {
+                volume.read("new").unwrap();
+                new.write_all_at(&[3; 100], 0).unwrap();
+                volume.remove_file("new").unwrap();
+                volume.write("other", b"").unwrap();
+                drop(new);
+                sender.send(()).unwrap();
+            });
+            let waited = done.recv_timeout(Duration::from_secs(20));
+            let mut rest = reader.take((4 << 20) - 1);
+            std::io::copy(&mut rest, &mut std::io::sink()).unwrap();
+            waited.expect("who uses the file waits for who reads the other end");
+            assert_eq!(sending.join().unwrap(), 4 << 20);
+        });
+        world.closed();
+    }
 }
 
 #[test]
