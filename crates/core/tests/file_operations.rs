@@ -144,6 +144,24 @@ fn vectored_operations_are_one_operation() {
     assert_eq!(ops::readv(&InPlace::new(&file), 0, &mut []), Ok(0));
     let many = vec![b"x".as_slice(); 1025];
     assert!(matches!(ops::writev(&InPlace::new(&file), 0, &many, &Writer::default()), Err(Error::Invalid(_))));
+    let mut bytes = [[0]; 1025];
+    let mut many: Vec<_> = bytes.iter_mut().map(|byte| &mut byte[..]).collect();
+    assert!(matches!(ops::readv(&InPlace::new(&file), 0, &mut many), Err(Error::Invalid(_))));
+}
+
+/// Contract 2: "a missing block after `create` is an internal error, reported as `EIO`, never a panic".
+#[test]
+fn a_file_system_that_loses_what_it_allocates_gives_an_error() {
+    let file = OneFile::new(4);
+    file.forgetful.set(true);
+    let lost = [
+        ops::write(&InPlace::new(&file), 0, b"x", &Writer::default()).map(drop),
+        ops::fallocate(&InPlace::new(&file), 0, 1, false, &Writer::default()),
+    ];
+    for result in lost {
+        assert_eq!(result.unwrap_err().errno(), 5);
+    }
+    assert_eq!(file.size.get(), 0);
 }
 
 /// Contract 3, sendfile: from storage, holes send zeros, count 0: 0, a sink that takes less ends it.

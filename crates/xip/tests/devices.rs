@@ -1,5 +1,8 @@
 //! Volumes on devices of one's own: behind a header, and on a new file of which the device keeps books.
 
+mod common;
+
+use common::fsck;
 use std::fs;
 use std::path::Path;
 use xip::{File, OpenOptions, Sharing, Volume};
@@ -46,14 +49,20 @@ fn a_volume_behind_a_header_is_mapped_and_sent_from_where_it_is() {
     drop(file);
     volume.close().unwrap();
     let header = before.len() - 2048 * PAGE;
-    assert!(fs::read(&image).unwrap()[..header] == before[..header], "the header is as it was");
+    let after = fs::read(&image).unwrap();
+    assert!(after[..header] == before[..header], "the header is as it was");
+    let behind = directory.path().join("behind");
+    fs::write(&behind, &after[header..]).unwrap();
+    fsck(&behind);
 }
 
 /// Contract 2, zero before publish. The device of a new file does not zero what was never written, and does not see what is stored
 /// through a map.
 #[test]
 fn what_a_map_stored_on_a_new_file_does_not_show_in_the_next_one() {
-    let device = MappedFile::create(tempfile::tempfile().unwrap(), 256).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    let device = MappedFile::create(new_file(&image), 256).unwrap();
     format(&device, 256);
     let volume = Volume::writable(device).unwrap();
     let file = open_new(&volume, "first");
@@ -66,6 +75,9 @@ fn what_a_map_stored_on_a_new_file_does_not_show_in_the_next_one() {
     let mut bytes = [1; 8 * PAGE];
     assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
     assert!(bytes.iter().all(|&byte| byte == 0), "bytes of a file that was removed");
+    drop(file);
+    volume.close().unwrap();
+    fsck(&image);
 }
 
 #[test]

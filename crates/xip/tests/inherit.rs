@@ -161,11 +161,15 @@ fn permission_bits_and_the_acl_of_a_file_are_one_thing_as_in_the_kernel() {
 #[test]
 fn a_limit_makes_a_write_short_and_then_refuses_it() {
     let dir = tempfile::tempdir().unwrap();
-    let volume = Volume::create(dir.path().join("image"), 4 << 20).unwrap();
+    let image = dir.path().join("image");
+    let volume = Volume::create(&image, 4 << 20).unwrap();
     let file = OpenOptions::new().write(true).create(true).limit(5000).open(&volume, "f").unwrap();
     assert_eq!(file.write_at(&[1; 4096], 2000).unwrap(), 3000);
     assert_eq!(file.write_at(&[1], 5000).unwrap_err().errno(), 27);
     assert_eq!(file.set_len(5001).unwrap_err().errno(), 27);
     assert_eq!(file.allocate(0, 5001, false).unwrap_err().errno(), 27);
     assert_eq!(file.len(), 5000);
+    drop(file);
+    volume.close().unwrap();
+    fsck(&image);
 }

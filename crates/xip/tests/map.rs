@@ -38,6 +38,7 @@ fn a_map_shows_every_run_and_hole_of_a_file_where_it_is() {
     let map = volume.file("f").unwrap().map(0, expected.len(), Sharing::Read).unwrap();
     assert!(bytes(&map, 0, expected.len()) == expected);
     assert!(map.as_slice().is_none(), "an image file can change");
+    fsck(&world.image);
 }
 
 /// Contract 4: a store is visible at once to `read` and to every other mapping, and theirs to it.
@@ -178,6 +179,8 @@ fn what_a_map_may_do_is_what_its_file_was_opened_for() {
     drop((read, write));
     // A map uses the volume.
     assert_eq!(errno(world.volume.clone().close()), EBUSY);
+    drop(map);
+    world.closed();
     let memory = xip_segment::Memory::new(1024).unwrap();
     xip_ext2::Volume::format(
         &memory,
@@ -235,6 +238,7 @@ fn a_map_of_sealed_memory_is_one_slice_over_runs_and_holes() {
     assert!(file.map(0, PAGE, Sharing::Private).unwrap().as_slice().is_none());
     let beyond = file.map(25 * PAGE as u64, PAGE, Sharing::Read).unwrap();
     assert_eq!(beyond.as_slice(), Some(&[][..]));
+    fsck(&world.image);
 }
 
 /// Contract 4: the address agrees with the storage modulo 2 MiB, as huge pages need it.

@@ -81,7 +81,7 @@ fn lines_appended_by_threads_are_all_there_and_whole() {
 /// One position for all who use a file, as in the kernel: every byte is read once.
 #[test]
 fn threads_that_read_one_file_share_its_position() {
-    let (_dir, _image, volume) = world(16 << 20);
+    let (_dir, image, volume) = world(16 << 20);
     let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
     volume.write("f", &bytes).unwrap();
     let file = volume.file("f").unwrap();
@@ -101,6 +101,9 @@ fn threads_that_read_one_file_share_its_position() {
     });
     seen.sort_unstable();
     assert!(seen.iter().copied().eq(0..100_000));
+    drop(file);
+    volume.close().unwrap();
+    fsck(&image);
 }
 
 /// A write of two pages is seen wholly or not at all (contract 3, one operation under the file's lock).

@@ -85,4 +85,5 @@ fn its_directory_gives_it_what_it_gives_and_what_cannot_be_is_refused() {
     let World { volume, .. } = world;
     volume.close().unwrap();
     assert_eq!(errno(options(false).open_unnamed(&Volume::open(&image).unwrap(), "d")), EROFS);
+    fsck(&image);
 }

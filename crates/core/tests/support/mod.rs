@@ -62,6 +62,8 @@ pub struct OneFile {
     pub log: RefCell<Vec<String>>,
     /// Fail the zeroing of a tail, as bad memory would.
     pub bad_page: Cell<Option<PageNo>>,
+    /// Say that all is a hole, also what was just given storage.
+    pub forgetful: Cell<bool>,
 }
 
 impl OneFile {
@@ -74,6 +76,7 @@ impl OneFile {
             largest: 1 << 40,
             log: RefCell::default(),
             bad_page: Cell::new(None),
+            forgetful: Cell::default(),
         }
     }
 
@@ -137,7 +140,7 @@ impl Mapping for &OneFile {
             }
             return Ok(Extent::Storage(Run { first: *page, count: 1 }));
         }
-        if create == Create::No {
+        if create == Create::No || self.forgetful.get() {
             return Ok(Extent::Hole(1));
         }
         let page = PageNo(self.next.get());
