@@ -246,7 +246,7 @@ pub struct SetAttributes {
     pub ctime: Option<Timestamp>,
     /// Made.
     pub crtime: Option<Timestamp>,
-    /// The set-id bits of a regular file go, as with a new owner: set-user-id always, set-group-id where the group may execute it
+    /// The set-id bits of all but a directory go, as with a new owner: set-user-id always, set-group-id where the group may execute it
     /// (elsewhere the bit means mandatory locking).
     pub drop_set_id: bool,
 }
@@ -264,7 +264,7 @@ impl SetAttributes {
         if let Some(permissions) = self.permissions {
             raw.set_mode(raw.mode() & 0o170_000 | permissions & 0o7777);
         }
-        if self.drop_set_id && Kind::from_mode(raw.mode()) == Some(Kind::Regular) {
+        if self.drop_set_id && Kind::from_mode(raw.mode()) != Some(Kind::Directory) {
             raw.set_mode(without_set_id(raw.mode()));
         }
         if let Some(uid) = self.uid {

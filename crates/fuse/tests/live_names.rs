@@ -321,6 +321,8 @@ fn set_id_bits_go_with_the_write_of_another_and_with_a_new_owner() {
     fs::write(&path, b"#!").unwrap();
     set_mode(&path, 0o6777);
     fs::write(&path, b"by root, cut to nothing first").unwrap();
+    assert_eq!(mode(&path), 0o6777);
+    assert!(as_user(&world.mount, ": > program").1);
     assert_eq!(mode(&path), 0o777);
     set_mode(&path, 0o6777);
     File::options().append(true).open(&path).unwrap().write_all(b"by root").unwrap();

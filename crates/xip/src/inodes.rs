@@ -212,7 +212,7 @@ impl<'v> Inodes<'v> {
         self.0.0.fs.set_attributes(ino, change)
     }
 
-    /// Sets the owners; `None` stays. As everywhere, set-id bits of a regular file go with that, even if both stay.
+    /// Sets the owners; `None` stays. As everywhere, set-id bits of all but a directory go with that, even if both stay.
     ///
     /// # Errors
     /// As [`Inodes::set_attributes`].

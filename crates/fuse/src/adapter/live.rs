@@ -116,7 +116,7 @@ impl Filesystem for Server {
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -140,7 +140,7 @@ impl Filesystem for Server {
             mtime: mtime.map(timestamp),
             ..SetAttributes::default()
         };
-        reply_attr(reply, self.live.set_attributes(ino.0, size, (uid, gid), &change));
+        reply_attr(reply, self.live.set_attributes(ino.0, size, (uid, gid), &change, caller(request)));
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

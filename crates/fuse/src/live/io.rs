@@ -1,6 +1,6 @@
 //! The bytes of files: read, written, made room for, copied, made durable.
 
-use super::{Live, number};
+use super::{Caller, Live, number};
 use crate::tree::Errno;
 use std::ops::Range;
 use xip::Error;
@@ -32,10 +32,11 @@ impl Live {
         node.file(&self.volume, keep_set_id).and_then(|file| file.write_at(from, offset)).map_err(errno)
     }
 
-    /// Sets the size. Set-id bits go, whoever asks: that the kernel would spare root's is not in what `fuser` passes on.
-    pub(super) fn truncate(&self, id: u64, size: u64) -> Result<(), Errno> {
+    /// Sets the size. Set-id bits go, unless root asks: whether the caller may keep them (`CAP_FSETID`) the kernel says with the
+    /// request, but `fuser` does not pass it on.
+    pub(super) fn truncate(&self, id: u64, size: u64, caller: Caller) -> Result<(), Errno> {
         let node = self.nodes.get(id)?;
-        node.file(&self.volume, false).and_then(|file| file.set_len(size)).map_err(errno)
+        node.file(&self.volume, caller.uid == 0).and_then(|file| file.set_len(size)).map_err(errno)
     }
 
     /// Changes what storage a range has. Of set-id bits see [`Live::set_attributes`].

@@ -134,10 +134,11 @@ impl Live {
         size: Option<u64>,
         owner: (Option<u32>, Option<u32>),
         change: &SetAttributes,
+        caller: Caller,
     ) -> Result<Attributes, Errno> {
         let ino = number(id)?;
         if let Some(size) = size {
-            self.truncate(id, size)?;
+            self.truncate(id, size, caller)?;
         }
         let other = *change != SetAttributes::default();
         let new_owner = owner.0.is_some() || owner.1.is_some() || size.is_none() && !other;

@@ -30,16 +30,32 @@ pub fn world(mib: u64) -> Option<World> {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let dir = tempfile::tempdir().unwrap();
-    set_mode(dir.path(), 0o755);
-    let (image, mount) = (dir.path().join("image"), dir.path().join("mnt"));
-    fs::create_dir(&mount).unwrap();
+    let image = dir.path().join("image");
     let volume = Volume::create(&image, mib << 20).unwrap();
-    let how = MountOptions { read_only: false, set_id: true, devices: true, ..MountOptions::default() };
-    let session = xip_fuse::mount(&mount, &volume, &how, &ServeOptions::default()).unwrap();
-    Some(World { session, volume, mount, image, _dir: dir })
+    Some(World::mounted(dir, volume, image))
 }
 
 impl World {
+    /// Of an image that there is.
+    pub fn of(image: &Path) -> Self {
+        Self::mounted(tempfile::tempdir().unwrap(), Volume::open_writable(image).unwrap(), image.into())
+    }
+
+    fn mounted(dir: tempfile::TempDir, volume: Volume, image: PathBuf) -> Self {
+        set_mode(dir.path(), 0o755);
+        let mount = dir.path().join("mnt");
+        fs::create_dir(&mount).unwrap();
+        let how = MountOptions { read_only: false, set_id: true, devices: true, ..MountOptions::default() };
+        let session = xip_fuse::mount(&mount, &volume, &how, &ServeOptions::default()).unwrap();
+        Self { session, volume, mount, image, _dir: dir }
+    }
+
+    /// As [`World::ends`], and the image is kept.
+    pub fn end_as(self, image: &Path) {
+        let now = self.image.clone();
+        self.end(|_| _ = fs::copy(now, image).unwrap());
+    }
+
     pub fn at(&self, name: &str) -> PathBuf {
         self.mount.join(name)
     }
