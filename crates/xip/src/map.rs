@@ -238,6 +238,13 @@ impl Map {
         if self.changed.swap(false, Ordering::AcqRel) {
             self.touch()?;
         }
+        // What was stored by the address itself nobody has flushed.
+        if let Content::Live(live) = &self.content {
+            let live = self.current(live)?;
+            if live.window.sharing() == Sharing::Write {
+                self.flush(&live.window, 0, self.len())?;
+            }
+        }
         self.file.sync_data()
     }
 
