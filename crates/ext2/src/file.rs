@@ -3,7 +3,7 @@
 
 use crate::blockmap::Goal;
 use crate::error::Error;
-use crate::inode::{Inode, InodeNo, Kind, SetAttributes, without_set_id};
+use crate::inode::{Inode, InodeNo, Kind, without_set_id};
 use crate::intent::Intent;
 use crate::raw::{INODE_MODE, INODE_SIZE, INODE_SIZE_HIGH};
 use crate::record::Record;
@@ -136,17 +136,10 @@ impl<D: Device, E: Env> Host for Blocks<'_, D, E> {
         if !self.volume.inode(self.number).is_ok_and(|inode| due(&inode)) {
             return;
         }
-        // Once more under the lock: the ctime that is kept must be that of the last change. Readers do not wait for each other here
-        // either: who does it beside us stores a time that is as right, and so is any mixture of the two.
+        // Readers do not wait for each other here either: who does it beside us stores a time that is as right. Of two that cross, the
+        // second of one and its parts of the other may stay: a time of this moment, within a second.
         let _guard = self.shared();
-        if let (Ok(inode), Ok(old), Ok(())) =
-            (self.volume.read_inode(self.number), self.volume.raw_inode(self.number), self.volume.check_writable())
-        {
-            let mut new = old;
-            let change = SetAttributes { atime: Some(now), ctime: Some(inode.ctime), ..SetAttributes::default() };
-            change.apply(&mut new, now);
-            let _ = self.volume.put_changes(self.at, &old, &new);
-        }
+        let _ = self.volume.put_access_time(self.at, now);
     }
 
     fn drop_set_id(&self, keep_set_id: bool) -> Result<(), Error> {

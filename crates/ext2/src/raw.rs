@@ -135,13 +135,15 @@ pub(crate) const INODE_BLOCKS: usize = 40;
 pub(crate) const INODE_BLOCKS_LEN: usize = 60;
 /// Bytes of an inode of revision 0; the rest begins with its own length.
 pub(crate) const INODE_BASE: usize = 128;
-/// Offsets of fields that are stored alone: `i_mode`, the two halves of `i_size`, `i_ctime` and its extra part, each before that of
-/// `i_mtime`, `i_dtime`, `i_links_count`, `i_blocks` and `i_generation`.
+/// Offsets of fields that are stored alone: `i_mode`, the two halves of `i_size`, `i_atime`, `i_ctime` and its extra part, each before that of
+/// `i_mtime`, the extra part of `i_atime`, `i_dtime`, `i_links_count`, `i_blocks` and `i_generation`.
 pub(crate) const INODE_MODE: u64 = 0;
 pub(crate) const INODE_SIZE: u64 = 4;
 pub(crate) const INODE_SIZE_HIGH: u64 = 108;
+pub(crate) const INODE_ATIME: u64 = 8;
 pub(crate) const INODE_CTIME: u64 = 12;
 pub(crate) const INODE_CTIME_EXTRA: u64 = 132;
+pub(crate) const INODE_ATIME_EXTRA: u64 = 140;
 pub(crate) const INODE_DTIME: u64 = 20;
 pub(crate) const INODE_LINKS: u64 = 26;
 pub(crate) const INODE_BLOCKS512: u64 = 28;

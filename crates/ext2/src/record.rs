@@ -3,9 +3,9 @@
 
 use crate::error::Error;
 use crate::inode::encode_time;
-use crate::raw::{INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawInode};
+use crate::raw::{INODE_ATIME, INODE_ATIME_EXTRA, INODE_BASE, INODE_CTIME, INODE_CTIME_EXTRA, RawInode};
 use crate::volume::Volume;
-use xip_core::{Device, Env, Region};
+use xip_core::{Device, Env, Region, Timestamp};
 
 /// An inode, by one who has its lock.
 pub(crate) struct Record<'v, D, E> {
@@ -55,6 +55,17 @@ impl<D: Device, E: Env> Volume<D, E> {
     /// that is there already.
     pub(crate) fn stamp(&self, at: u64, data: bool) -> Result<(), Error> {
         self.stamp_record(&self.record(at), data)
+    }
+
+    /// When it was last read, and nothing beside it.
+    pub(crate) fn put_access_time(&self, at: u64, time: Timestamp) -> Result<(), Error> {
+        self.check_writable()?;
+        let (seconds, extra) = encode_time(time);
+        self.put(at + INODE_ATIME, &seconds.to_le_bytes())?;
+        match self.record(at).u16(INODE_BASE as u64)? {
+            room if u64::from(room) < INODE_ATIME_EXTRA + 4 - INODE_BASE as u64 => Ok(()),
+            _ => self.put(at + INODE_ATIME_EXTRA, &extra.to_le_bytes()),
+        }
     }
 
     /// As [`Volume::stamp`], by one who has looked at it.

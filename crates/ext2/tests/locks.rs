@@ -155,7 +155,10 @@ fn locks_are_taken_in_order_and_held_for_every_access() {
     assert_eq!(volume.link(high, b"self", high), Err(Error::IsDirectory));
     let File::Cached(open) = volume.file(file).unwrap() else { unreachable!() };
     ops::write(&open, 5000, &[1; 100_000], &Writer::default()).unwrap();
+    let atime = Some(Timestamp::default());
+    volume.set_attributes(file, &SetAttributes { atime, ..SetAttributes::default() }).unwrap();
     ops::read(&open, 0, &mut [0; 10]).unwrap();
+    assert_ne!(Some(volume.inode(file).unwrap().atime), atime);
     ops::punch_hole(&open, 5000, 9000, &Writer::default()).unwrap();
     ops::fallocate(&open, 0, 200_000, false, &Writer::default()).unwrap();
     ops::seek_data(&open, 0).unwrap();

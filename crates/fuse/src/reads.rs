@@ -60,7 +60,8 @@ impl Reads {
     }
 
     /// Has the kernel let go of all that was read, whenever it is too much: in a thread of its own, since the kernel may
-    /// wait for a page that another request is about to fill.
+    /// wait for a page that another request is about to fill. Killed while it does, this process cannot end before somebody aborts the
+    /// connection: the thread is in a write to the device, which is not closed before that returns.
     pub(crate) fn clear_when_told(&self, kernel: &Notifier, told: &Receiver<()>) {
         while told.recv().is_ok() {
             self.bytes.store(0, Ordering::Relaxed);

@@ -83,14 +83,14 @@ impl Output {
         match self.open_old() {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(self.fail("look at what is there", error)),
-            Ok(_) => self.lock_named(Access::ReadWrite).map(Some),
+            Ok(_) => self.lock_named(Access::ReadWrite),
         }
     }
 
     /// What the file will replace, locked so that nobody begins to write it meanwhile: what a mount is told would be
     /// lost with it. Those who read it keep what they have. What cannot be opened is replaced as it is.
     pub(crate) fn lock_old_from_writers(&self) -> Result<Option<OwnedFd>, Error> {
-        self.open_old().ok().map(|_| self.lock_named(Access::ReadOnly)).transpose()
+        if self.open_old().is_ok() { self.lock_named(Access::ReadOnly) } else { Ok(None) }
     }
 
     fn open_old(&self) -> Result<OwnedFd, Errno> {
@@ -98,10 +98,14 @@ impl Output {
         rustix::fs::openat(&self.directory, &*self.name, flags, Mode::empty())
     }
 
-    fn lock_named(&self, access: Access) -> Result<OwnedFd, Error> {
+    fn lock_named(&self, access: Access) -> Result<Option<OwnedFd>, Error> {
         let open = || self.open_old().map_err(|error| self.fail("look at what is there", error));
         let stat = || rustix::fs::statat(&self.directory, &*self.name, AtFlags::empty());
-        xip_segment::open_locked(&self.image, access, open, stat)
+        match xip_segment::open_locked(&self.image, access, open, stat) {
+            // Removed meanwhile.
+            Err(_) if matches!(self.open_old(), Err(Errno::NOENT)) => Ok(None),
+            locked => locked.map(Some),
+        }
     }
 
     /// Gives the file its name, in place of what had it. With `durable`, waits until the name is on storage.

@@ -52,9 +52,11 @@ pub fn open_locked<F: AsFd, E: From<Error>>(
         let file = open()?;
         lock(&file, path, access)?;
         let ours = fstat(&file).map_err(|errno| Error::File { action: "inspect", path: path.into(), errno })?;
-        // Without a name there is nothing to open the next time.
-        if stat().is_ok_and(|named| (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)) {
-            return Ok(file);
+        match stat() {
+            Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => return Ok(file),
+            // Without a name there is nothing to open the next time, which says so.
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::File { action: "inspect", path: path.into(), errno }.into()),
         }
     }
     Err(Error::Locked { path: path.into(), holder: "whoever replaces it again and again".into() }.into())

@@ -7,7 +7,6 @@
 //! has to ask (`msync`, `fsync`) for what the death of this program must not take. A write-back cache would be a second one
 //! besides the image's own, with the times and the lack of space of a file known too late.
 
-use super::seeks::Seek;
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
     reply_statfs, reply_xattr, reply_xattrs, seek_asked,
@@ -23,16 +22,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 use xip::{Kind, NewKind, Rename, SetAttributes, Timestamp};
 
 pub(super) struct Server {
-    pub(super) live: Arc<Live>,
+    pub(super) live: Live,
     pub(super) read_ahead: u32,
-    /// What another thread answers.
-    pub(super) later: Sender<Seek>,
 }
 
 fn caller(request: &Request) -> Caller {
@@ -292,17 +287,9 @@ impl Filesystem for Server {
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         tracing::trace!(ino = ino.0, offset, whence, "lseek");
-        let (from, data) = match seek_asked(offset, whence) {
-            Ok(asked) => asked,
-            Err(errno) => return reply.error(errno),
-        };
-        match self.live.hole(ino.0, from, data) {
-            Ok(Some(_)) => {
-                // Its thread ends after us.
-                let _ = self.later.send(Seek { ino, from, data, reply });
-            }
-            Ok(None) => reply_seek(reply, self.live.seek(ino.0, from, data)),
-            Err(errno) => reply.error(Errno::from_i32(errno)),
+        match seek_asked(offset, whence) {
+            Ok((from, data)) => reply_seek(reply, self.live.seek(ino.0, from, data)),
+            Err(errno) => reply.error(errno),
         }
     }
 

@@ -7,7 +7,6 @@
 
 mod frozen;
 mod live;
-mod seeks;
 
 use crate::error::Error;
 use crate::live::Live;
@@ -24,7 +23,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::mpsc::{channel, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 use xip::{Kind, Metadata, Volume};
@@ -78,20 +77,12 @@ pub(crate) fn serve_frozen(device: OwnedFd, tree: Tree, options: &ServeOptions) 
         .name("xip-clear".into())
         .spawn(move || of_clearing.clear_when_told(&kernel, &told))
         .map_err(Error::Handshake)?;
-    run(session, Some(reads), None)
+    run(session, Some(reads))
 }
 
 /// Serves a volume that is written.
 pub(crate) fn serve_live(device: OwnedFd, live: Live, options: &ServeOptions) -> Result<Serving, Error> {
-    let live = Arc::new(live);
-    let (later, seeks) = channel();
-    let session = session(live::Server { live: live.clone(), read_ahead: options.read_ahead, later }, device, options)?;
-    let kernel = session.notifier();
-    let beside = thread::Builder::new()
-        .name("xip-seek".into())
-        .spawn(move || seeks::answer(&live, &kernel, &seeks))
-        .map_err(Error::Handshake)?;
-    run(session, None, Some(beside))
+    run(session(live::Server { live, read_ahead: options.read_ahead }, device, options)?, None)
 }
 
 fn session<F: Filesystem>(server: F, device: OwnedFd, options: &ServeOptions) -> Result<Session<F>, Error> {
@@ -101,19 +92,9 @@ fn session<F: Filesystem>(server: F, device: OwnedFd, options: &ServeOptions) ->
     Session::from_fd(server, device, SessionACL::All, config).map_err(Error::Handshake)
 }
 
-/// `beside` is a thread that ends when nothing more comes from the server.
-fn run<F: Filesystem>(
-    session: Session<F>,
-    reads: Option<Arc<Reads>>,
-    beside: Option<JoinHandle<()>>,
-) -> Result<Serving, Error> {
-    let serve = move || {
-        let ended = session.run();
-        // It has the volume, too, which is to be closed when this thread has ended.
-        let beside = beside.map_or(Ok(()), JoinHandle::join);
-        ended.and(beside.map_err(|_| io::Error::other("a thread that served it panicked")))
-    };
-    let thread = thread::Builder::new().name("xip-fuse".into()).spawn(serve).map_err(Error::Handshake)?;
+fn run<F: Filesystem>(session: Session<F>, reads: Option<Arc<Reads>>) -> Result<Serving, Error> {
+    let thread =
+        thread::Builder::new().name("xip-fuse".into()).spawn(move || session.run()).map_err(Error::Handshake)?;
     Ok(Serving { thread, reads })
 }
 

@@ -2,7 +2,6 @@
 
 use super::{Caller, Live, number};
 use crate::tree::Errno;
-use std::ops::Range;
 use xip::Error;
 
 /// How much one request copies from file to file: the kernel asks again for the rest.
@@ -23,7 +22,13 @@ impl Live {
     /// Reads into `to`; how many bytes.
     pub(crate) fn read(&self, id: u64, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let node = self.nodes.get(id)?;
-        node.file(&self.volume, true).and_then(|file| file.read_at(to, offset)).map_err(errno)
+        let read = node.file(&self.volume, true).and_then(|file| {
+            if file.has_hole(offset, to.len() as u64)? {
+                node.shown().add(offset, to.len() as u64);
+            }
+            file.read_at(to, offset)
+        });
+        read.map_err(errno)
     }
 
     /// Writes; how many bytes, fewer than all when space ends. Set-id bits go unless `keep_set_id`.
@@ -36,7 +41,9 @@ impl Live {
     /// request, but `fuser` does not pass it on.
     pub(super) fn truncate(&self, id: u64, size: u64, caller: Caller) -> Result<(), Errno> {
         let node = self.nodes.get(id)?;
-        node.file(&self.volume, caller.uid == 0).and_then(|file| file.set_len(size)).map_err(errno)
+        node.file(&self.volume, caller.uid == 0).and_then(|file| file.set_len(size)).map_err(errno)?;
+        node.shown().cut(size);
+        Ok(())
     }
 
     /// Changes what storage a range has. Of set-id bits see [`Live::set_attributes`].
@@ -50,23 +57,27 @@ impl Live {
         done.map_err(errno)
     }
 
-    /// `SEEK_DATA` or `SEEK_HOLE`.
+    /// `SEEK_DATA` or `SEEK_HOLE`. Holes that the kernel has in its page cache count as data.
     pub(crate) fn seek(&self, id: u64, offset: u64, data: bool) -> Result<Option<u64>, Errno> {
         let node = self.nodes.get(id)?;
-        node.file(&self.volume, true).and_then(|file| file.seek_extent(offset, data)).map_err(errno)
-    }
-
-    /// The hole that what is asked of [`Live::seek`] depends on: that at `offset`, or the first from there on; `None` if the answer
-    /// depends on none. What is stored through a mapping may be there all the same, and only the kernel know of it.
-    pub(crate) fn hole(&self, id: u64, offset: u64, data: bool) -> Result<Option<Range<u64>>, Errno> {
-        let node = self.nodes.get(id)?;
-        let found = node.file(&self.volume, true).and_then(|file| {
-            let start = if data { Some(offset) } else { file.seek_hole(offset)? };
-            let Some(start) = start else { return Ok(None) };
-            let end = file.seek_data(start)?.unwrap_or_else(|| file.len());
-            Ok((start < end).then_some(start..end))
-        });
-        found.map_err(errno)
+        let file = node.file(&self.volume, true).map_err(errno)?;
+        let (size, shown) = (file.len(), node.shown());
+        if offset >= size {
+            return Ok(None);
+        }
+        if data {
+            let stored = file.seek_data(offset).map_err(errno)?.unwrap_or(size);
+            let kept = shown.from(offset).map_or(size, |range| range.start.max(offset));
+            return Ok(Some(stored.min(kept)).filter(|&at| at < size));
+        }
+        let mut at = offset;
+        loop {
+            let hole = file.seek_hole(at).map_err(errno)?.unwrap_or(size);
+            match shown.from(hole) {
+                Some(range) if range.start <= hole && hole < size => at = range.end,
+                _ => return Ok(Some(hole.min(size))),
+            }
+        }
     }
 
     /// Copies from one file to another, or within one; how many bytes. Of set-id bits see [`Live::set_attributes`].

@@ -7,6 +7,7 @@
 
 mod io;
 mod nodes;
+mod shown;
 
 use crate::tree::{Attributes, Entry, Errno, id_of, inode_of};
 pub(crate) use io::Space;
@@ -127,7 +128,8 @@ impl Live {
     ///
     /// Nothing to change means that set-id bits go: so comes a `chown` that leaves both owners as they are, and so the kernel asks
     /// before the bytes of a file change by someone who may not keep these bits (`FUSE_HANDLE_KILLPRIV_V2`). It remembers what it
-    /// is told here, and starts programs by that.
+    /// is told here, and starts programs by that. The same comes before anybody changes a file that has capabilities, which go then:
+    /// that one who may keep set-id bits loses them with the capabilities cannot be told apart.
     pub(crate) fn set_attributes(
         &self,
         id: u64,

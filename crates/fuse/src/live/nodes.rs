@@ -4,6 +4,7 @@
 //!
 //! Lock order: one shard, and nothing is locked under it. To let an inode go may free its storage, so that happens outside.
 
+use super::shown::Shown;
 use crate::tree::{FUSE_ROOT, id_of};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -20,11 +21,16 @@ pub(super) struct Node {
     /// kernel knows many more inodes than are read and written.
     keeping: OnceLock<Box<File>>,
     dropping: OnceLock<Box<File>>,
+    shown: Shown,
 }
 
 impl Node {
     pub(super) fn ino(&self) -> InodeNo {
         self.held.ino()
+    }
+
+    pub(super) fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// The file, to be read and written; its writes drop set-id bits unless `keep_set_id`.
@@ -71,7 +77,8 @@ impl Nodes {
     /// Takes note, before the kernel is told of an inode, that it will be.
     pub(super) fn told(&self, held: Held) -> Arc<Node> {
         let id = id_of(held.ino());
-        let node = Arc::new(Node { held, keeping: OnceLock::new(), dropping: OnceLock::new() });
+        let node =
+            Arc::new(Node { held, keeping: OnceLock::new(), dropping: OnceLock::new(), shown: Shown::default() });
         let mut shard = self.shard(id);
         let known = shard.entry(id).or_insert_with(|| Known { lookups: 0, node: node.clone() });
         known.lookups += 1;

@@ -137,6 +137,14 @@ impl File {
         on!(self.opened()?, file => self.seek_in(&file, offset, data))
     }
 
+    /// Whether any page of `[offset, offset + len)`, as far as the file goes, has no storage.
+    ///
+    /// # Errors
+    /// The volume is damaged.
+    pub fn has_hole(&self, offset: u64, len: u64) -> Result<bool> {
+        on!(self.opened()?, file => has_hole(&file, offset, len))
+    }
+
     fn seek_in(&self, file: &impl Pages<Error = xip_ext2::Error>, offset: u64, data: bool) -> Result<Option<u64>> {
         let _guard = file.shared();
         let size = file.size()?;
@@ -165,6 +173,21 @@ impl File {
         }
         Ok(())
     }
+}
+
+fn has_hole(file: &impl Pages<Error = xip_ext2::Error>, offset: u64, len: u64) -> Result<bool> {
+    let _guard = file.shared();
+    let end = file.size()?.min(offset.saturating_add(len));
+    let mut at = offset;
+    while at < end {
+        let index = PageIndex::of(at);
+        let (is_data, pages) = file.has_storage(index, PageIndex::count(end).0 - index.0)?;
+        if !is_data {
+            return Ok(true);
+        }
+        at = index.0.saturating_add(pages.max(1)).saturating_mul(PAGE_BYTES);
+    }
+    Ok(false)
 }
 
 fn tail_is_zero<M: Mapping<Error = xip_ext2::Error>>(file: &InPlace<M>) -> Result<bool> {
