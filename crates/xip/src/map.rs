@@ -239,7 +239,8 @@ impl Map {
             self.touch()?;
         }
         // What was stored by the address itself nobody has flushed.
-        if let Content::Live(live) = &self.content {
+        let persistent = self.file.volume().0.fs.device().properties().persistent;
+        if let (Content::Live(live), true) = (&self.content, persistent) {
             let live = self.current(live)?;
             if live.window.sharing() == Sharing::Write {
                 self.flush(&live.window, 0, self.len())?;
