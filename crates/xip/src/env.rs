@@ -101,13 +101,17 @@ pub(crate) enum Guard<'a> {
     },
 }
 
+/// The time that files get which change now: as fine as the kernel's own times of files, and as cheap.
+pub fn now() -> Timestamp {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
 impl Env for Threads {
     type Guard<'a> = Guard<'a>;
 
-    /// As fine as the kernel's own times of files, and as cheap.
     fn now(&self) -> Timestamp {
-        let now = clock_gettime(ClockId::RealtimeCoarse);
-        Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) }
+        now()
     }
 
     fn access_times(&self) -> bool {

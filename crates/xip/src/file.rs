@@ -234,17 +234,17 @@ impl File {
 
     /// Sends `[offset, offset + count)`, as far as the file goes, to a socket, pipe or file; how many bytes it took.
     ///
-    /// From the storage itself, without a buffer of ours, where the file is in place and its storage is sealed or has a
-    /// descriptor. On a volume that can be written that is so only to a file, and writers of this file wait meanwhile: what is
-    /// sent to is not to be waiting for one of them. A pipe or socket would keep the pages themselves until someone reads them,
-    /// and by then they can be another file's; it is sent copies, of 64 KiB at a time, each as it is then.
+    /// From the storage itself, without a buffer of ours, where the file is in place and its storage is sealed; of an image that can
+    /// change only to a file, and writers of this file wait meanwhile: what is sent to is not to be waiting for one of them. A pipe
+    /// or socket would keep the pages of such an image until someone reads them, and by then they can be another file's; it is sent
+    /// copies, of 64 KiB at a time, each as it is then.
     ///
     /// # Errors
     /// As [`File::read_at`], and those of the other end, when nothing was sent.
     pub fn sendfile(&self, to: impl AsFd, offset: u64, count: usize) -> Result<usize> {
         let to = to.as_fd();
         self.check_read()?;
-        if self.live.is_some() && !send::is_file(to) {
+        if !xip_core::Device::properties(self.fs().device()).sealed && !send::is_file(to) {
             return send::copied(self, to, offset, count);
         }
         let mut failure = None;

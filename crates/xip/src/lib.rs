@@ -124,6 +124,7 @@ mod table;
 mod volume;
 
 pub use dir::{DirEntry, ReadDir};
+pub use env::now;
 pub use error::{Error, Result};
 pub use extents::Placed;
 pub use file::{File, Piece};

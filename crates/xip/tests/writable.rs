@@ -236,6 +236,23 @@ fn what_was_sent_stays_what_it_was_whatever_becomes_of_the_file() {
     }
 }
 
+/// As above: an image that was only read can be written when nobody reads it any more.
+#[test]
+fn what_was_sent_of_an_image_that_is_read_stays_when_it_is_written_later() {
+    let world = world();
+    world.volume.write("f", [1; 4096]).unwrap();
+    let (_dir, image) = world.closed();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    assert_eq!(Volume::open(&image).unwrap().file("f").unwrap().sendfile(&writer, 0, 4096).unwrap(), 4096);
+    let volume = Volume::open_writable(&image).unwrap();
+    OpenOptions::new().write(true).open(&volume, "f").unwrap().write_all_at(&[2; 4096], 0).unwrap();
+    let mut sent = [0; 4096];
+    reader.read_exact(&mut sent).unwrap();
+    assert!(sent == [1; 4096]);
+    volume.close().unwrap();
+    fsck(&image);
+}
+
 #[test]
 fn names_come_move_and_go() {
     let world = world();

@@ -17,7 +17,6 @@ use fuser::{
     OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -54,10 +53,7 @@ fn reply_written(reply: ReplyWrite, written: Result<usize, i32>) {
 fn timestamp(time: TimeOrNow) -> Timestamp {
     let time = match time {
         // By the clock of all other times: what is made after it is not to be older.
-        TimeOrNow::Now => {
-            let now = clock_gettime(ClockId::RealtimeCoarse);
-            return Timestamp { seconds: now.tv_sec, nanoseconds: u32::try_from(now.tv_nsec).unwrap_or(0) };
-        }
+        TimeOrNow::Now => return xip::now(),
         TimeOrNow::SpecificTime(time) => time,
     };
     let seconds = |whole: u64| i64::try_from(whole).unwrap_or(i64::MAX);

@@ -39,8 +39,8 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The thread that has those which answer the kernel. It has the only descriptor: should they all end, whoever waits for
-/// an answer gets an error and does not wait for ever.
+/// The thread that has those which answer the kernel. Besides, only the thread that clears the page cache has the descriptor: should
+/// they all end, whoever waits for an answer gets an error and does not wait for ever.
 #[derive(Debug)]
 pub(crate) struct Serving {
     thread: JoinHandle<io::Result<()>>,

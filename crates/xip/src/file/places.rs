@@ -3,6 +3,7 @@
 use super::{File, Opened, Piece, span};
 use crate::error::Result;
 use crate::extents::{Placed, add};
+use std::ops::Range;
 use xip_core::page::PAGE_BYTES;
 use xip_core::{Create, Device, Extent, Host, InPlace, Mapping, PageIndex, Pages};
 
@@ -134,7 +135,9 @@ impl File {
     /// # Errors
     /// The volume is damaged.
     pub fn seek_extent(&self, offset: u64, data: bool) -> Result<Option<u64>> {
-        on!(self.opened()?, file => self.seek_in(&file, offset, data))
+        let (found, size) = on!(self.opened()?, file => self.first(&file, offset..u64::MAX, data))?;
+        // The end counts as a hole.
+        Ok(found.or((!data && offset < size).then_some(size)))
     }
 
     /// Whether any page of `[offset, offset + len)`, as far as the file goes, has no storage.
@@ -142,25 +145,33 @@ impl File {
     /// # Errors
     /// The volume is damaged.
     pub fn has_hole(&self, offset: u64, len: u64) -> Result<bool> {
-        on!(self.opened()?, file => has_hole(&file, offset, len))
+        let range = offset..offset.saturating_add(len);
+        Ok(on!(self.opened()?, file => self.first(&file, range, false))?.0.is_some())
     }
 
-    fn seek_in(&self, file: &impl Pages<Error = xip_ext2::Error>, offset: u64, data: bool) -> Result<Option<u64>> {
+    /// The first byte of `range` before the end of the file that has storage (`data`) or none, and the file's size.
+    fn first(
+        &self,
+        file: &impl Pages<Error = xip_ext2::Error>,
+        range: Range<u64>,
+        data: bool,
+    ) -> Result<(Option<u64>, u64)> {
         let _guard = file.shared();
         let size = file.size()?;
-        let (mut at, mut stored) = (offset, 0);
-        while at < size {
+        let end = range.end.min(size);
+        let (mut at, mut stored) = (range.start, 0);
+        while at < end {
             let index = PageIndex::of(at);
-            let (is_data, pages) = file.has_storage(index, PageIndex::count(size).0 - index.0)?;
+            let (is_data, pages) = file.has_storage(index, PageIndex::count(end).0 - index.0)?;
             if is_data == data {
-                return Ok(Some(at));
+                return Ok((Some(at), size));
             }
             if is_data {
                 self.count(&mut stored, pages)?;
             }
             at = index.0.saturating_add(pages.max(1)).saturating_mul(PAGE_BYTES);
         }
-        Ok((!data && offset < size).then_some(size))
+        Ok((None, size))
     }
 
     /// Bounds a walk through a file: a block belongs to one page of one file, so no file has more pages in storage than
@@ -173,21 +184,6 @@ impl File {
         }
         Ok(())
     }
-}
-
-fn has_hole(file: &impl Pages<Error = xip_ext2::Error>, offset: u64, len: u64) -> Result<bool> {
-    let _guard = file.shared();
-    let end = file.size()?.min(offset.saturating_add(len));
-    let mut at = offset;
-    while at < end {
-        let index = PageIndex::of(at);
-        let (is_data, pages) = file.has_storage(index, PageIndex::count(end).0 - index.0)?;
-        if !is_data {
-            return Ok(true);
-        }
-        at = index.0.saturating_add(pages.max(1)).saturating_mul(PAGE_BYTES);
-    }
-    Ok(false)
 }
 
 fn tail_is_zero<M: Mapping<Error = xip_ext2::Error>>(file: &InPlace<M>) -> Result<bool> {
