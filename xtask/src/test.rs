@@ -1,15 +1,20 @@
 //! All tests, as CI runs them. The closing lines are the test runner's own.
 
 use crate::process::{cargo, find, is_root, run};
-use crate::{fuzz, judges, rootfs, setup, target};
-use anyhow::{Result, bail};
+use crate::{fuzz, judges, rootfs, setup, target, workspace};
+use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 
 /// Seconds for each fuzz target; `cargo xtask fuzz` has more.
 const FUZZED: u32 = 60;
 
+/// What all of it takes on a disk, in bytes: to build it in a clean checkout, and to run what is built.
+const TO_BUILD: u64 = 6 << 30;
+const TO_RUN: u64 = 2 << 30;
+
 /// Set-up, format, lint, documentation tests, and then everything else, the real tree included.
 pub(crate) fn run_all() -> Result<ExitCode> {
+    room()?;
     setup::ensure()?;
     let mut tests = cargo();
     if is_root() || rootfs::path().exists() {
@@ -53,6 +58,22 @@ pub(crate) fn run_all() -> Result<ExitCode> {
         bail!("the tests passed, but not: {}", steps.failed.join(", "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A disk that fills up makes tests fail one after the other, each in words of its own: that is said before.
+fn room() -> Result<()> {
+    let built = target();
+    let needed = if built.join("debug/deps").exists() { TO_RUN } else { TO_BUILD };
+    let built = built.ancestors().find(|place| place.exists()).unwrap_or(workspace());
+    for (place, needed) in [(built, needed), (&std::env::temp_dir(), TO_RUN)] {
+        let disk = rustix::fs::statvfs(place).with_context(|| format!("cannot inspect {}", place.display()))?;
+        let free = disk.f_bavail * disk.f_frsize;
+        if free < needed {
+            let [free, needed] = [free, needed].map(|bytes| bytes >> 20);
+            bail!("the disk of {} has {free} MiB free, and the tests need {needed}: free some", place.display());
+        }
+    }
+    Ok(())
 }
 
 /// What comes before the tests: one that fails does not keep the others from being run.

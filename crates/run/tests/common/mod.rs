@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use tempfile::TempDir;
 
 pub const PAGE: u64 = 4096;
 
@@ -26,12 +25,21 @@ const PROGRAMS: [&str; 11] = [
     "/usr/bin/strace",
 ];
 
+/// The test programs in C. They are named here so that this binary is newer than they are.
+const SOURCES: [(&str, &str); 4] = [
+    ("traps", include_str!("../c/traps.c")),
+    ("processes", include_str!("../c/processes.c")),
+    ("cached", include_str!("../c/cached.c")),
+    ("guards", include_str!("../c/guards.c")),
+];
+
 /// An image with real programs, the test programs in C, and files of all shapes.
 pub struct Image {
-    directory: TempDir,
+    directory: PathBuf,
 }
 
-/// The one image of this test binary.
+/// The one image of this test binary. Tests run in processes of their own: the first makes it, and the others read it, until
+/// the binary is a newer one.
 pub fn image() -> &'static Image {
     image_with(|_| {})
 }
@@ -44,16 +52,32 @@ pub fn image_with(add: impl FnOnce(&Path)) -> &'static Image {
 
 impl Image {
     fn new(add: impl FnOnce(&Path)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let tree = directory.path().join("tree");
+        let binary = std::env::current_exe().unwrap();
+        let name = binary.file_stem().unwrap().to_str().unwrap().split('-').next().unwrap();
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"));
+        fs::create_dir_all(&directory).unwrap();
+        let turn = File::create(directory.join("lock")).unwrap();
+        turn.lock().unwrap();
+        let made = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+        let image = directory.join("image");
+        if !made(&image).is_ok_and(|image| image > made(&binary).unwrap()) {
+            Self::make(&directory, &image, add);
+        }
+        Self { directory }
+    }
+
+    fn make(directory: &Path, image: &Path, add: impl FnOnce(&Path)) {
+        let tree = directory.join("tree");
+        let _ = fs::remove_dir_all(&tree);
         // For a program that loads a library by its name.
         add_program(&tree, Path::new("/lib/x86_64-linux-gnu/libm.so.6"));
         for program in PROGRAMS.iter().filter(|program| Path::new(program).exists()) {
             add_program(&tree, Path::new(program));
         }
         fs::create_dir_all(tree.join("data")).unwrap();
-        for name in ["traps", "processes", "cached", "guards"] {
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name).with_extension("c");
+        for (name, text) in SOURCES {
+            let source = directory.join(name).with_extension("c");
+            fs::write(&source, text).unwrap();
             for (suffix, flag) in [("", "-pie"), ("-static", "-static")] {
                 let to = tree.join("bin").join(format!("{name}{suffix}"));
                 let mut cc = Command::new("cc");
@@ -77,16 +101,17 @@ impl Image {
         pages("tail", &[0, 1, 2], 2 * PAGE + 100);
         pages("sparse", &[2, 3, 4, 9], 12 * PAGE);
         add(&tree);
-        let image = directory.path().join("image");
+        let beside = directory.join("image.new");
+        let _ = fs::remove_file(&beside);
         // The kernel's own tool: it puts blocks of pointers between the data, so that files have several runs.
         run(Command::new("mke2fs")
             .args(["-q", "-F", "-b", "4096", "-I", "256", "-t", "ext2", "-O", "^resize_inode,^dir_index", "-d"])
-            .args([tree.as_os_str(), image.as_os_str(), "48M".as_ref()]));
-        Self { directory }
+            .args([tree.as_os_str(), beside.as_os_str(), "48M".as_ref()]));
+        fs::rename(beside, image).unwrap();
     }
 
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("image")
+        self.directory.join("image")
     }
 
     /// The command that runs a program of the image.
@@ -104,7 +129,7 @@ impl Image {
 
     /// The report of a program that runs where the kernel cannot seal memory.
     pub fn without_mseal(&self, arguments: &[&str]) -> serde_json::Value {
-        let mut command = Command::new(self.directory.path().join("tree/bin/guards-static"));
+        let mut command = Command::new(self.directory.join("tree/bin/guards-static"));
         command.arg("without-mseal").arg(runner()).arg(self.path()).arg("-r").args(arguments);
         report_of(&command.output().unwrap())
     }
