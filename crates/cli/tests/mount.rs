@@ -137,7 +137,7 @@ fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
     assert_eq!(fs::read(mounts.at("etc/motd")).unwrap(), b"one copy\n");
     assert!(File::create(mounts.at("g")).is_err());
     mounts.umount().succeeds();
-    place.run(["mount", "seg", &mounts.mnt(), "-o", "rw"]).fails(1).says("sealed").says("xip save seg");
+    place.run(["mount", "seg", &mounts.mnt(), "-o", "rw"]).fails(1).says("sealed").says("--exclusive");
 
     let copy = place.path("copy.xip");
     let ran = place.run(["save", "seg", text(&copy), "--json"]).succeeds();
@@ -159,6 +159,78 @@ fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
     fsck(text(&copy));
     place.run(["save", "seg", text(&copy)]).succeeds();
     assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap());
+}
+
+/// Issue 3, sections 1 and 2: a segment that one writes or many read, and what was written of it in an image.
+#[test]
+fn an_exclusive_segment_is_written_in_memory_and_saved() {
+    let Some(mounts) = Mounts::new() else { return };
+    let place = &mounts.place;
+    let (image, mnt) = (mounts.image(), mounts.mnt());
+    let loaded = fs::read(&image).unwrap();
+    let ran = place.run(["load", &image, "--exclusive", "--name", "rw"]).succeeds();
+    assert!(ran.out.contains("to be written"), "{}", ran.out);
+    assert_eq!(place.run(["ls", "--json"]).succeeds().json()[0]["exclusive"], true);
+    // What can be shared is another memory, and is not what can change.
+    assert_eq!(place.run(["load", &image, "--name", "shared", "--json"]).succeeds().json()["loaded"], true);
+    for arguments in [&["load", &image, "--name", "rw"][..], &["load", &image, "--exclusive", "--name", "shared"]] {
+        place.run(arguments).fails(1).says("an exclusive one shares no name");
+    }
+    for arguments in [&["run", "rw", "--", "/bin/true"][..], &["vm", "run", "rw"]] {
+        place.run(arguments).fails(125).says("exclusive").says("xip save rw");
+    }
+
+    let mount = || {
+        let ran = place.run(["mount", "rw", &mnt, "--json"]).succeeds().json();
+        assert_eq!(ran["writable"], true);
+        u32::try_from(ran["process"].as_u64().unwrap()).unwrap()
+    };
+    let server = mount();
+    fs::write(mounts.at("f"), b"kept").unwrap();
+    fs::write(mounts.at("g"), vec![7; 1 << 20]).unwrap();
+    fs::remove_file(mounts.at("g")).unwrap();
+    assert!(fs::read(&image).unwrap() == loaded, "the image has nothing of it");
+    let other = place.path("other");
+    fs::create_dir(&other).unwrap();
+    let busy = format!("the segment rw is in use by process {server} (xip)");
+    for arguments in [
+        &["mount", "rw", text(&other)][..],
+        &["mount", "rw", text(&other), "-o", "ro"],
+        &["save", "rw"],
+        &["check", "rw"],
+        &["check", "rw", "--repair"],
+    ] {
+        place.run(arguments).fails(1).says(&busy);
+    }
+    let stat = place.run(["stat", "rw", "--json"]).succeeds().json();
+    assert_eq!(
+        (&stat["processes"][0]["pid"], &stat["processes"][0]["role"]),
+        (&server.into(), &"serves".into()),
+        "{stat}"
+    );
+    place.run(["rm", "rw"]).fails(1).says("in use by xip");
+
+    // Who serves it dies: all of it is there for the next.
+    kill(server);
+    mounts.umount().succeeds();
+    mount();
+    assert_eq!(fs::read(mounts.at("f")).unwrap(), b"kept");
+    mounts.umount().succeeds();
+    place.run(["check", "rw", "--repair"]).succeeds();
+    place.run(["rm", "rw"]).fails(1).says("xip save rw").says(&image);
+    place.run(["save", "rw"]).succeeds();
+    fsck(&image);
+    for at in [&mnt, text(&other)] {
+        place.run(["mount", "rw", at, "-o", "ro"]).succeeds();
+        assert_eq!(fs::read(Path::new(at).join("f")).unwrap(), b"kept");
+    }
+    place.run(["mount", "rw", "/mnt"]).fails(1).says("in use by process ");
+    place.run(["umount", text(&other)]).succeeds();
+    mounts.umount().succeeds();
+    place.run(["rm", "rw", "shared"]).succeeds();
+    place.run(["mount", &image, &mnt, "-o", "ro"]).succeeds();
+    assert_eq!(fs::read(mounts.at("f")).unwrap(), b"kept");
+    mounts.umount().succeeds();
 }
 
 #[test]

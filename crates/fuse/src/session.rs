@@ -26,8 +26,7 @@ pub struct ServeOptions {
     /// Mount points to show where the image has nothing, with the directories above them. Only of a volume that cannot be
     /// written: elsewhere they can be made.
     pub mount_points: Vec<(PathBuf, MountPoint)>,
-    /// What the attribute [`SERVER`] of the root directory says, which no list shows: for who wants to know who serves it. Only of a volume
-    /// that cannot be written; who writes one has a lock.
+    /// What the attribute [`SERVER`] of the root directory says, which no list shows and no file has: for who wants to know who serves it.
     pub server: Option<String>,
 }
 

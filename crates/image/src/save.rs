@@ -7,22 +7,23 @@ use rustix::io::Errno;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use xip_segment::Segment;
+use xip_segment::{Access, Segment};
 
 /// How much is copied at a time.
 const STEP: u64 = 4 << 20;
 
 /// Writes what is in `segment` to the file `image`. The file gets its name when it is complete and on storage, in place of what
-/// had the name, and the name is on storage when this returns. An interrupted save leaves what was there.
+/// had the name, and the name is on storage when this returns. An interrupted save leaves what was there. Nobody can write an
+/// exclusive segment meanwhile.
 ///
 /// # Errors
-/// [`Error::InUse`]: somebody uses what would be replaced; [`Error::Image`]; [`Error::NoRoom`]; [`Error::Cancelled`].
+/// [`Error::InUse`]: somebody uses what would be replaced, or writes the segment; [`Error::Image`]; [`Error::NoRoom`]; [`Error::Cancelled`].
 pub fn save(segment: &Segment, image: &Path, progress: &dyn Progress) -> Result<(), Error> {
     let output = Output::create(image)?;
     let _old = output.lock_old()?;
     let size = segment.info().size;
     let fail = |what| move |error| Error::Image { image: image.into(), what, error };
-    let from = segment.fd().try_clone_to_owned().map_err(fail("use the segment"))?;
+    let from = segment.open(Access::ReadOnly)?;
     let (from, mut to) = (std::fs::File::from(from), output.file()?);
     progress.phase(Phase::Data, size);
     let mut bytes = Vec::new();

@@ -89,6 +89,38 @@ pub enum Error {
         /// The image which that segment was loaded from.
         other: PathBuf,
     },
+    /// One of the two has its name and memory to itself: `EEXIST`.
+    #[error(
+        "there is a segment {name}, and an exclusive one shares no name: load this under another with `--name`, or remove that one \
+         with `xip rm {name}`"
+    )]
+    Exclusive {
+        /// The name.
+        name: String,
+    },
+    /// The segment is not exclusive, and was to be written: `EPERM`.
+    #[error(
+        "the segment {name} is sealed: nobody can change it; its image can be written ({image}), and what \
+         `xip load {image} --exclusive --name OTHER` makes of it",
+        image = image.display()
+    )]
+    Sealed {
+        /// The name.
+        name: String,
+        /// The image which it was loaded from.
+        image: PathBuf,
+    },
+    /// What is in an exclusive segment would be lost: `EBUSY`.
+    #[error(
+        "the segment {name} has changed, and {image} does not have that: `xip save {name}` first, or `xip rm --force {name}`",
+        image = image.display()
+    )]
+    Unsaved {
+        /// The name.
+        name: String,
+        /// The image which it was loaded from.
+        image: PathBuf,
+    },
     /// Others could put a directory of theirs in the place of the one of segments: `EPERM`.
     #[error(
         "{path} can be renamed by anyone, since all may write to the directory it is in and that is not sticky: \
@@ -219,10 +251,10 @@ impl Error {
             Self::NotAFile { .. } | Self::Empty { .. } | Self::NotWholePages { .. } => Errno::INVAL,
             Self::BadName { .. } => Errno::INVAL,
             Self::TooLarge { .. } => Errno::FBIG,
-            Self::ForeignDirectory { .. } | Self::OpenParent { .. } => Errno::PERM,
+            Self::ForeignDirectory { .. } | Self::OpenParent { .. } | Self::Sealed { .. } => Errno::PERM,
             Self::NoSegment { .. } => Errno::NOENT,
-            Self::NameTaken { .. } => Errno::EXIST,
-            Self::InUse { .. } | Self::Locked { .. } => Errno::BUSY,
+            Self::NameTaken { .. } | Self::Exclusive { .. } => Errno::EXIST,
+            Self::InUse { .. } | Self::Locked { .. } | Self::Unsaved { .. } => Errno::BUSY,
             Self::NoMemory { .. } | Self::AddressSpace { .. } => Errno::NOMEM,
             Self::Changed { .. } => Errno::AGAIN,
             Self::Refused { .. } => Errno::UCLEAN,

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile, file_len};
 use crate::memory::{Advise, HUGE, Map};
-use crate::segment::{SEALS, Stamp};
+use crate::segment::{Stamp, seals};
 use crate::space;
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -53,7 +53,13 @@ impl Image {
     }
 
     /// Its bytes in sealed memory, opened read-only, and the hash of its content.
-    pub(crate) fn fill(&self, name: &str, limit: u64, progress: Progress<'_>) -> Result<(OwnedFd, String)> {
+    pub(crate) fn fill(
+        &self,
+        name: &str,
+        exclusive: bool,
+        limit: u64,
+        progress: Progress<'_>,
+    ) -> Result<(OwnedFd, String)> {
         let free = space::free().min(limit);
         let short = || Error::NoMemory { image: self.path.clone(), needed: self.size, free };
         // A write past this limit ends the program, so it is asked for first.
@@ -99,9 +105,10 @@ impl Image {
         if Stamp::of(&now) != self.stamp {
             return Err(Error::Changed { image: self.path.clone() });
         }
-        // Read by its owner, as far as permissions go; no one writes, as far as seals go.
-        rustix::fs::fchmod(&memory, Mode::RUSR).map_err(failed)?;
-        rustix::fs::fcntl_add_seals(&memory, SEALS).map_err(failed)?;
+        // Its owner's, as far as permissions go; no one writes, as far as seals go.
+        let mode = if exclusive { Mode::RUSR | Mode::WUSR } else { Mode::RUSR };
+        rustix::fs::fchmod(&memory, mode).map_err(failed)?;
+        rustix::fs::fcntl_add_seals(&memory, seals(exclusive)).map_err(failed)?;
         Ok((read_only, content))
     }
 

@@ -24,8 +24,8 @@ pub(crate) struct Area {
     pub(crate) end: u64,
     /// Where in the object it begins.
     pub(crate) offset: u64,
-    /// It can be read, and neither written nor executed.
-    pub(crate) only_read: bool,
+    /// It can be read, or written where that is seen by all: neither executed, nor copied when it is stored to.
+    pub(crate) as_storage: bool,
     pub(crate) resident: u64,
     pub(crate) proportional: u64,
     /// Pages of a private mapping that were stored to: copies, no longer the object.
@@ -144,12 +144,13 @@ fn parse_area(line: &str) -> Option<(Area, Id)> {
     let (start, end) = words.next()?.split_once('-')?;
     let hex = |word: &str| u64::from_str_radix(word, 16).ok();
     let (start, end) = (hex(start)?, hex(end)?);
-    let only_read = words.next()?.starts_with("r--");
+    let permissions = words.next()?;
+    let as_storage = permissions.starts_with("r--") || permissions == "rw-s";
     let offset = hex(words.next()?)?;
     let (major, minor) = words.next()?.split_once(':')?;
     let device = rustix::fs::makedev(u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
     let inode = words.next()?.parse().ok()?;
-    Some((Area { start, end, offset, only_read, ..Area::default() }, (device, inode)))
+    Some((Area { start, end, offset, as_storage, ..Area::default() }, (device, inode)))
 }
 
 fn lines(path: &Path) -> std::io::Result<std::io::Lines<BufReader<File>>> {
@@ -168,7 +169,13 @@ mod tests {
         let line = "7f0000200000-7f0000400000 r-xs 00001000 00:01 1234    /memfd:xip:a b (deleted)";
         let (area, id) = parse_area(line).unwrap();
         assert_eq!((area.start, area.end, area.offset), (0x7f00_0020_0000, 0x7f00_0040_0000, 0x1000));
-        assert!(!area.only_read && parse_area(&line.replace("r-x", "r--")).unwrap().0.only_read);
+        assert!(!area.as_storage);
+        for (permissions, as_storage) in
+            [("r--s", true), ("r--p", true), ("rw-s", true), ("rw-p", false), ("rwxs", false)]
+        {
+            let (area, _) = parse_area(&line.replace("r-xs", permissions)).unwrap();
+            assert_eq!(area.as_storage, as_storage, "{permissions}");
+        }
         assert_eq!(id, (rustix::fs::makedev(0, 1), 1234));
         for other in ["Rss:                 4 kB", "VmFlags: rd mr", "", "a-b", "Name-x: 1 2 3 4 5"] {
             assert!(parse_area(other).is_none(), "{other}");

@@ -2,14 +2,19 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
-use rustix::fs::{SealFlags, Stat};
+use rustix::fs::{Mode, OFlags, SealFlags, Stat};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-/// With these, no byte of it changes and none is added or taken away, by anyone, root included; and the seals stay.
-pub(crate) const SEALS: SealFlags =
-    SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+/// What the memory of a segment is sealed with, and keeps. Of an exclusive one the length stays, so that no mapping of it ends in
+/// a `SIGBUS`; of any other every byte does: nobody changes it, root included.
+pub(crate) fn seals(exclusive: bool) -> SealFlags {
+    let length = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    if exclusive { length } else { length | SealFlags::WRITE }
+}
 
 /// What is known about a segment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -32,6 +37,9 @@ pub struct Info {
     /// Whether a newer generation has the name that this one was given. It goes with its last user.
     #[serde(default)]
     pub replaced: bool,
+    /// Whether it can be written: by one, or read by many. What is in it may be other than `content` then.
+    #[serde(default)]
+    pub exclusive: bool,
 }
 
 /// The version of [`Record`] that this crate writes and reads. A field can come or, where it has a default, go without
@@ -87,8 +95,8 @@ impl Stamp {
     }
 }
 
-/// A segment: an image in memory that many processes share and nobody can change. It stays in memory at least as long as
-/// this exists, also when its name is taken away.
+/// A segment: an image in memory that many processes share and nobody can change; or an [exclusive](Info::exclusive) one, which one
+/// can write or many read. It stays in memory at least as long as this exists, also when its name is taken away.
 #[derive(Debug)]
 pub struct Segment {
     info: Info,
@@ -109,7 +117,7 @@ impl Segment {
         let Record { info, stamp, temporary, .. } =
             serde_json::from_slice(header).map_err(|error| silent(&error.to_string()))?;
         let fd = fd.ok_or_else(|| silent("it sent no descriptor"))?;
-        if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SEALS)) {
+        if !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|found| found.contains(seals(info.exclusive))) {
             return Err(silent("what it keeps is not sealed"));
         }
         if !rustix::fs::fstat(&fd).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(info.size)) {
@@ -138,7 +146,8 @@ impl Segment {
         self.temporary
     }
 
-    /// Its memory: a descriptor that can be read, mapped and executed from, and never written through.
+    /// Its memory: a descriptor that can be read, mapped and executed from, and never written through. That of an exclusive segment is
+    /// not locked: others may be writing it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -157,16 +166,70 @@ impl Segment {
         crate::nvdimm::data_offset(&self.fd)
     }
 
-    /// Its memory, or what is behind the header, mapped into this process.
+    /// Its memory, opened anew. Of an exclusive segment it is locked until that is closed: to write it alone, or to read it with
+    /// others.
     ///
     /// # Errors
-    /// The system's: no address space.
+    /// [`Error::Sealed`]: one that is to be written is not exclusive; [`Error::Locked`], with whoever has it; the system's.
+    pub fn open(&self, access: Access) -> Result<OwnedFd> {
+        let named = PathBuf::from(format!("the segment {}", self.info.name));
+        let flags = match access {
+            Access::ReadWrite if !self.info.exclusive => {
+                return Err(Error::Sealed { name: self.info.name.clone(), image: self.info.image.clone() });
+            }
+            Access::ReadWrite => OFlags::RDWR,
+            Access::ReadOnly => OFlags::RDONLY,
+        };
+        // A lock is of the opening, and the holder gives the same one to everybody.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(Error::file("open", &named))?;
+        if self.info.exclusive {
+            crate::lock(&fd, &named, access)?;
+        }
+        Ok(fd)
+    }
+
+    /// Its memory, or what is behind the header, mapped into this process. Nobody writes it as long as this is there.
+    ///
+    /// # Errors
+    /// Someone has an exclusive segment to write it ([`Error::Locked`] says who); the system's: no address space.
     pub fn device(&self) -> Result<MappedFile> {
-        let fd = self
-            .fd
-            .try_clone()
-            .map_err(|error| Error::Silent { name: self.info.name.clone(), why: error.to_string() })?;
-        MappedFile::open(fd, Access::ReadOnly)
+        MappedFile::open(self.open(Access::ReadOnly)?, Access::ReadOnly)
+    }
+
+    /// The memory of an exclusive segment, mapped into this process to be written by it alone.
+    ///
+    /// # Errors
+    /// As [`Segment::open`]; no address space.
+    pub fn device_writable(&self) -> Result<MappedFile> {
+        MappedFile::open(self.open(Access::ReadWrite)?, Access::ReadWrite)
+    }
+
+    /// For one who does not look at the bytes: mapped to be read, whoever else has it.
+    pub(crate) fn mapped(&self) -> Result<MappedFile> {
+        MappedFile::open(self.duplicate()?, Access::ReadOnly)
+    }
+
+    fn duplicate(&self) -> Result<OwnedFd> {
+        let cannot = |error: std::io::Error| Error::Silent { name: self.info.name.clone(), why: error.to_string() };
+        self.fd.try_clone().map_err(cannot)
+    }
+
+    /// Whether the file at `image` has the bytes that are in memory now.
+    pub(crate) fn is_in(&self, image: &Path) -> bool {
+        const STEP: usize = 1 << 20;
+        // By the name first: to open a fifo would wait for its writer.
+        if !image.metadata().is_ok_and(|found| found.is_file() && found.len() == self.info.size) {
+            return false;
+        }
+        let (Ok(file), Ok(ours)) = (File::open(image), self.duplicate()) else { return false };
+        let files = [file, ours.into()];
+        let mut both = [vec![0; STEP], vec![0; STEP]];
+        (0..self.info.size).step_by(STEP).all(|at| {
+            let len = usize::try_from(self.info.size - at).unwrap_or(STEP).min(STEP);
+            let read = |(file, bytes): (&File, &mut Vec<u8>)| file.read_exact_at(&mut bytes[..len], at);
+            files.iter().zip(&mut both).try_for_each(read).is_ok() && both[0][..len] == both[1][..len]
+        })
     }
 
     /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.

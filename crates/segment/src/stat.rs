@@ -182,7 +182,7 @@ impl Segment {
     /// # Errors
     /// The system's: no address space.
     pub fn huge(&self) -> Result<Huge> {
-        let device = self.device()?;
+        let device = self.mapped()?;
         load::make_present(&device);
         let address = device.memory().address() as u64;
         let areas = Process::new(std::process::id()).areas(self.id());
@@ -229,7 +229,7 @@ fn user(process: &Process, areas: &[proc::Area], volume: u64) -> User {
 /// Whether a process of that name, its own or its program file's, with these mappings of a segment serves it. A program that is run from
 /// it maps files, never the whole; a library user's has another name.
 fn serves(name: &str, areas: &[proc::Area], volume: u64) -> bool {
-    name == "xip" && areas.iter().all(|area| area.only_read) && is_whole(areas, volume)
+    name == "xip" && areas.iter().all(|area| area.as_storage) && is_whole(areas, volume)
 }
 
 /// Whether these are as long as the volume in the segment. A hypervisor that itself is run from a segment maps its program file.
@@ -297,13 +297,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_xip_with_the_whole_mapped_to_be_read_serves() {
-        let area = |start, end, only_read| proc::Area { start, end, only_read, ..proc::Area::default() };
+    fn only_xip_with_the_whole_mapped_as_storage_serves() {
+        let area = |start, end, as_storage| proc::Area { start, end, as_storage, ..proc::Area::default() };
         let whole = [area(0, 6 << 12, true), area(8 << 12, 10 << 12, true)];
         assert!(serves("xip", &whole, 8 << 12));
         assert!(!serves("sh", &whole, 8 << 12), "another program");
         assert!(!serves("xip", &whole[..1], 8 << 12), "a part");
-        assert!(!serves("xip", &[area(0, 8 << 12, false)], 8 << 12), "executes or writes");
+        assert!(!serves("xip", &[area(0, 8 << 12, false)], 8 << 12), "executes, or stores to copies");
         // It has the descriptor only, as one who is about to map it.
         assert!(!serves("xip", &[], 8 << 12));
         assert!(is_whole(&whole, 8 << 12) && !is_whole(&whole[..1], 8 << 12) && !is_whole(&[], 8 << 12));

@@ -24,6 +24,7 @@ pub struct Store {
     limit: u64,
     temporary: bool,
     replacing: bool,
+    exclusive: bool,
 }
 
 /// How often is asked again when a newer generation took a name over meanwhile, which takes some microseconds each time.
@@ -94,7 +95,14 @@ impl Store {
     /// As [`Store::open_default`].
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = Directory::open(directory.as_ref())?;
-        Ok(Self { directory, program: "/proc/self/exe".into(), limit: u64::MAX, temporary: false, replacing: false })
+        Ok(Self {
+            directory,
+            program: "/proc/self/exe".into(),
+            limit: u64::MAX,
+            temporary: false,
+            replacing: false,
+            exclusive: false,
+        })
     }
 
     /// Starts `program` to keep new segments, not this program itself. It calls [`crate::holder::main_if_asked`].
@@ -122,6 +130,13 @@ impl Store {
         Self { replacing: true, ..self }
     }
 
+    /// New segments can be written: by one who has them to himself, or they are read by many. Such a segment is a copy of the image of
+    /// its own, and has one name.
+    #[must_use]
+    pub fn exclusive(self) -> Self {
+        Self { exclusive: true, ..self }
+    }
+
     /// Where the segments are.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -143,8 +158,8 @@ impl Store {
     ///
     /// # Errors
     /// The image cannot be read, is not whole pages, changed meanwhile, or `check` refused it; the name is not one or
-    /// belongs to another image, and the store is not [replacing](Store::replacing); memory is short, of which both generations
-    /// need their own.
+    /// belongs to another image, and the store is not [replacing](Store::replacing), or to a segment while either of the two is
+    /// [exclusive](Store::exclusive); memory is short, of which both generations need their own.
     pub fn load(&self, image: &Path, name: Option<&str>, progress: Progress<'_>, check: Check<'_>) -> Result<Loaded> {
         if holder::is_asked() {
             let why = "the program does not call xip_segment::holder::main_if_asked first thing in main".into();
@@ -160,10 +175,14 @@ impl Store {
         };
         let lock = self.directory.lock(&wanted)?;
         let here = self.find(&wanted, Some(&lock))?;
+        if here.as_ref().is_some_and(|segment| self.exclusive || segment.info().exclusive) {
+            return Err(Error::Exclusive { name: wanted });
+        }
         // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
         let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
-        let mut alike = if here.as_ref().is_some_and(known) { Vec::new() } else { self.list()?.segments };
-        alike.retain(|segment| segment.info().size == image.size);
+        let enough = self.exclusive || here.as_ref().is_some_and(known);
+        let mut alike = if enough { Vec::new() } else { self.list()?.segments };
+        alike.retain(|segment| segment.info().size == image.size && !segment.info().exclusive);
         // Those that are to stay first.
         alike.sort_by_key(|segment| segment.info().replaced);
         let content = match here.iter().chain(&alike).find(|segment| known(segment)) {
@@ -199,6 +218,7 @@ impl Store {
             created: 0,
             holder: 0,
             replaced: false,
+            exclusive: self.exclusive,
         };
         if let Some(segment) = same {
             let mut also = Some(segment.name().to_owned()).filter(|name| *name != wanted);
@@ -215,7 +235,7 @@ impl Store {
             let replaced = self.replaced(&place);
             return Ok(Loaded { lease, also, replaced, ..Loaded::same(self.get(&wanted)?, wanted) });
         }
-        let (memory, content) = image.fill(&info.name, self.limit, progress)?;
+        let (memory, content) = image.fill(&info.name, self.exclusive, self.limit, progress)?;
         info.content = content;
         info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
@@ -276,16 +296,17 @@ impl Store {
     }
 
     /// Takes a segment away. Its memory is free when its last user ends; so, unless `force` is given, one that has users
-    /// is left alone, if this is the memory's only name. Users keep every byte in any case.
+    /// is left alone, if this is the memory's only name, and so is an exclusive one whose image does not have what is in it. Users
+    /// keep every byte in any case.
     ///
     /// # Errors
-    /// There is none; it is in use; its holder does not answer and `force` is not given.
+    /// There is none; it is in use, or not saved; its holder does not answer and `force` is not given.
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
         name::check_any(name)?;
         let lock = self.directory.lock(name)?;
         // What the holder says of the segment does not matter, so that those of other versions can go too.
-        let memory = match self.ask(name, Some(&lock)) {
-            Ok(Some((_, mut fds))) => fds.pop(),
+        let (header, memory) = match self.ask(name, Some(&lock)) {
+            Ok(Some((header, mut fds))) => (header, fds.pop()),
             Ok(None) => {
                 return Err(Error::NoSegment { name: name.into(), directory: self.directory.path().into() });
             }
@@ -299,6 +320,10 @@ impl Store {
             let users = stat::users(&memory, None);
             if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
                 return Err(Error::InUse { name: name.into(), users });
+            }
+            let exclusive = Segment::new(name, &header, Some(memory)).ok().filter(|segment| segment.info().exclusive);
+            if let Some(segment) = exclusive.filter(|segment| !segment.is_in(&segment.info().image)) {
+                return Err(Error::Unsaved { name: name.into(), image: segment.info().image.clone() });
             }
         }
         match holder::quit(&self.directory, name) {

@@ -147,9 +147,18 @@ impl Volume {
     /// The volume in a segment. The segment stays in memory as long as the volume is used.
     ///
     /// # Errors
-    /// The segment holds no ext2 volume, or a damaged one.
+    /// The segment holds no ext2 volume, or a damaged one; it is an exclusive one, and someone writes it.
     pub fn from_segment(segment: &Segment) -> Result<Self> {
         Self::from_device(segment.device()?)
+    }
+
+    /// The volume in an exclusive segment, to be read and written; as [`Volume::open_writable`]. What was done is in the segment at
+    /// once, whatever becomes of this program, and in an image when the segment is saved.
+    ///
+    /// # Errors
+    /// As [`Volume::open_writable`]; the segment is sealed.
+    pub fn from_segment_writable(segment: &Segment) -> Result<Self> {
+        Self::writable(segment.device_writable()?)
     }
 
     /// The volume on a device, to be read, whatever the device would allow.

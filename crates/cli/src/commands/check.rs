@@ -63,10 +63,10 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
         let segment = segments::named(&segments::store()?, &self.source)?;
         let found = match &segment {
-            Some(segment) if self.repair => return Err(sealed(segment)),
+            Some(segment) if self.repair && !segment.info().exclusive => return Err(sealed(segment)),
             Some(segment) => {
-                let device = segment.device()?;
-                self.gather(|report| xip_image::check_device(&device, Path::new(segment.name()), false, report))
+                let device = if self.repair { segment.device_writable()? } else { segment.device()? };
+                self.gather(|report| xip_image::check_device(&device, Path::new(segment.name()), self.repair, report))
             }
             None => self.gather(|report| xip_image::check(&self.source, self.repair, report)),
         };
@@ -147,8 +147,8 @@ impl Args {
             (0, 0) => paint.green("clean"),
             (0, _) if summary.mended => format!("{leaks}, {}", paint.green("all mended")),
             (0, _) => match segment {
-                Some(segment) => format!("{leaks}, not mended: {}", from_image(segment)),
-                None => format!("{leaks}, not mended: --repair mends all of it"),
+                Some(segment) if !segment.info().exclusive => format!("{leaks}, not mended: {}", from_image(segment)),
+                _ => format!("{leaks}, not mended: --repair mends all of it"),
             },
             (_, 0) => format!("{damages}, not mended. {WITH_DAMAGE}"),
             (_, _) => format!(

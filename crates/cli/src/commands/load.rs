@@ -13,12 +13,15 @@ const HELP: &str = "\
 A segment is one copy of an image in memory, shared and read-only: nobody can write or shrink it while it \
 is there. Loading the same image again gives the same segment, under another name one more name for it. It stays \
 until `xip rm` has taken its last name.\n\n\
+With --exclusive it can be written instead: by one `xip mount`, in memory, or it is read by many. What was written is in the segment at \
+once, and in the image after `xip save`. Programs are not run from it.\n\n\
 Loading an image that has changed gives its name to the new content; programs that run from the old go on with that, as \
 segment NAME@1 (@2, ...) until the last of them ends.\n\n\
 Examples:
   xip load debian.xip
   xip load debian.xip --name base
-  xip load debian-13.xip --name base --replace";
+  xip load debian-13.xip --name base --replace
+  xip load data.xip --exclusive && xip mount data /mnt";
 
 /// Load an image into shared memory, once for everybody
 #[derive(clap::Args)]
@@ -36,6 +39,10 @@ pub(crate) struct Args {
     #[arg(long)]
     replace: bool,
 
+    /// To be written, by one at a time; programs are not run from it
+    #[arg(long, conflicts_with = "replace")]
+    exclusive: bool,
+
     /// Print the segment as JSON
     #[arg(long)]
     json: bool,
@@ -45,6 +52,7 @@ impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
         let store = segments::store()?;
         let store = if self.replace { store.replacing() } else { store };
+        let store = if self.exclusive { store.exclusive() } else { store };
         let loaded = segments::load(&store, &self.image, self.name.as_deref())?;
         let info = loaded.segment.info();
         let new = loaded.outcome == Outcome::New;
@@ -53,6 +61,7 @@ impl Args {
         }
         let what = match &loaded.also {
             Some(also) => format!("in memory already, as segment {also}: this is one more name for it"),
+            None if info.exclusive => "loaded, to be written".to_owned(),
             None if new => "loaded".to_owned(),
             None => "in memory already".to_owned(),
         };

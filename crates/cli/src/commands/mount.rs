@@ -22,19 +22,22 @@ use crate::signals::Waiting;
 
 const HELP: &str = "\
 What stands first is a segment if there is one of that name, otherwise an image. An image is mounted to be read and written; \
-nobody else can use it meanwhile, unless it is mounted by `-o ro`. A segment never changes and is mounted to be read.\n\n\
+nobody else can use it meanwhile, unless it is mounted by `-o ro`. So is a segment that was loaded by `xip load --exclusive`; any other \
+never changes and is mounted to be read.\n\n\
 Options for -o, separated by commas:
   rw, ro                 to be read and written, or only read
   allow_other            other users may use it, as far as permissions go
   noatime                reading changes no times
   nodev, nosuid, noexec  no devices, no set-id bits, no programs
   dev, suid, exec        the contrary; nodev,nosuid,exec is the default\n\n\
-What a call on the mount did when it returned is in the image, also if `xip` is killed then; it is on the disk after fsync. \
+What a call on the mount did when it returned is in the image, also if `xip` is killed then; it is on the disk after fsync, and what is \
+in a segment after `xip save`. \
 `xip umount`, Ctrl-C and SIGTERM close the volume. \
 Mounting is for root; for others it needs fusermount3 (package fuse3).\n\n\
 Examples:
   xip mount data.xip /mnt
   xip mount debian /mnt
+  xip load data.xip --exclusive && xip mount data /mnt
   xip mount data.xip ~/data -o ro,allow_other
   xip mount data.xip /mnt --foreground";
 
@@ -152,15 +155,16 @@ impl Args {
         let write = last(Word::Rw, Word::Ro);
         if let Some(segment) = segments::named(&segments::store()?, &self.source)? {
             let name = segment.name();
-            if write == Some(true) {
-                let what = format!("the segment {name} is sealed: nobody can change it");
-                let image = printable(&segment.info().image.to_string_lossy());
-                return Err(Failure::new(what).remedy(format!(
-                    "mount its image ({image}); or a copy of it: `xip save {name} COPY`, then `xip mount COPY DIRECTORY`"
-                )));
-            }
             how.source = format!("xip:{name}").into();
-            return Ok((Volume::from_segment(&segment)?, how));
+            how.read_only = !write.unwrap_or(segment.info().exclusive);
+            let volume = match how.read_only {
+                true => Volume::from_segment(&segment),
+                false => Volume::from_segment_writable(&segment),
+            };
+            let volume =
+                volume.map_err(|error| explained(error, Path::new(&format!("the segment {name}")), how.read_only))?;
+            volume.set_access_times(how.access_times);
+            return Ok((volume, how));
         }
         how.read_only = write == Some(false);
         let image = fs::canonicalize(&self.source);

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[arg(required = true)]
     names: Vec<String>,
 
-    /// Take the name away even if the segment is in use; its memory goes with its last user
+    /// Take the name away even if the segment is in use, or has changed and was not saved; its memory goes with its last user
     #[arg(long)]
     force: bool,
 }

@@ -240,7 +240,7 @@ impl Args {
                 None => failure,
             });
         if let Some(segment) = named? {
-            return Ok((segment, None));
+            return Ok((segments::sealed(segment)?, None));
         }
         // To load takes time and memory, for nothing where programs cannot run.
         if let Some(missing) = xip_run::prerequisites(self.page_cache).into_iter().next() {

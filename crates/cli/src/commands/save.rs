@@ -1,4 +1,4 @@
-//! `xip save`: a segment becomes an image file again.
+//! `xip save`: a segment becomes an image file again, with what was changed in it.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,14 @@ use crate::progress::Progress;
 use crate::signals::Interrupt;
 
 const HELP: &str = "\
-A segment never changes, so what is saved is the image that was loaded: after the file was lost or changed, or to write to a \
-copy of it. The file is written beside what is there and then takes its place; it is on storage when the command ends. An image \
+What was written in an exclusive segment (`xip load --exclusive`) is kept in a file by this; a mount that writes it is unmounted \
+first. Any other never changes: what is saved is the image that was loaded, after the file was lost or changed, or to write to a copy of \
+it. The file is written beside what is there and then takes its place; it is on storage when the command ends. An image \
 that somebody uses is not replaced. A generation that was replaced (NAME@1) needs a file to be named.\n\n\
 Examples:
   xip save debian                   to the image it was loaded from
-  xip save debian copy.xip && xip mount copy.xip /mnt";
+  xip save debian copy.xip && xip mount copy.xip /mnt
+  xip umount /mnt && xip save data  after `xip load data.xip --exclusive` and `xip mount data /mnt`";
 
 /// Write a segment to an image file
 #[derive(clap::Args)]

@@ -54,6 +54,17 @@ pub(crate) fn named(store: &Store, source: &Path) -> Result<Option<Segment>, Fai
     }
 }
 
+/// The segment, for one who uses its bytes as what nobody can change.
+pub(crate) fn sealed(segment: Segment) -> Result<Segment, Failure> {
+    let (name, image) = (segment.name(), printable(&segment.info().image.to_string_lossy()));
+    if !segment.info().exclusive {
+        return Ok(segment);
+    }
+    let what = format!("the segment {name} is exclusive: it can change at any time, and what is run must not");
+    Err(Failure::new(what)
+        .remedy(format!("`xip save {name}`, then use the image {image}, or load it under another name")))
+}
+
 /// Loads an image, or finds that it is loaded. It gets a name only if it is a volume whose files can be used in place.
 ///
 /// Ctrl-C may end the process in the middle: memory without a name goes with it.

@@ -1,4 +1,5 @@
-//! Which process serves a mount that is only read: many may have what is mounted, so that no lock tells when this one lets go of it.
+//! Which process serves a mount. What is only read many may have, and what is in a segment is no file of which all know the name: no
+//! lock tells there when this one lets go of it.
 
 use std::fs;
 use std::io;

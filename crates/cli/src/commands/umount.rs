@@ -103,7 +103,7 @@ fn unescaped(word: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Waits until nobody has the image to write it any more. A segment is no file, and has nothing to wait for.
+/// Waits until nobody has the image to write it any more: also where the process that had it is not to be seen from here.
 fn closed(image: &Path) -> Result<(), Failure> {
     let Ok(file) = File::open(image) else { return Ok(()) };
     let since = Instant::now();

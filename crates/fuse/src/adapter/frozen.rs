@@ -5,10 +5,9 @@
 
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs, seek_asked,
+    reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
 };
 use crate::reads::{Reads, tell};
-use crate::session::SERVER;
 use crate::tree::Tree;
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
@@ -131,8 +130,8 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
-        if let (INodeNo::ROOT, true, Some(server)) = (ino, name == SERVER, &self.name) {
-            return reply_xattr(reply, size, Ok(Some(server.clone().into_bytes())));
+        if let Some(server) = server(self.name.as_ref(), ino, name) {
+            return reply_xattr(reply, size, Ok(Some(server)));
         }
         let value = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattr(number, name.as_bytes()).map_err(|error| error.errno()),

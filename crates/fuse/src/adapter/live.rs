@@ -9,7 +9,7 @@
 
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs, seek_asked,
+    reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
 };
 use crate::live::{Caller, Live, New, Set, Space};
 use fuser::{
@@ -27,6 +27,7 @@ use xip::{Kind, NewKind, Rename, SetAttributes, Timestamp};
 pub(super) struct Server {
     pub(super) live: Live,
     pub(super) read_ahead: u32,
+    pub(super) name: Option<String>,
 }
 
 fn caller(request: &Request) -> Caller {
@@ -346,6 +347,9 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
+        if let Some(server) = server(self.name.as_ref(), ino, name) {
+            return reply_xattr(reply, size, Ok(Some(server)));
+        }
         reply_xattr(reply, size, self.live.xattr(ino.0, name.as_bytes()));
     }
 

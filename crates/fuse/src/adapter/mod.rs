@@ -11,7 +11,7 @@ mod live;
 use crate::error::Error;
 use crate::live::Live;
 use crate::reads::Reads;
-use crate::session::ServeOptions;
+use crate::session::{SERVER, ServeOptions};
 use crate::tree::{Attributes, Entry, Tree};
 use fuser::{
     Config, Errno, FileAttr, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyData,
@@ -82,7 +82,10 @@ pub(crate) fn serve_frozen(device: OwnedFd, tree: Tree, options: &ServeOptions) 
 
 /// Serves a volume that is written.
 pub(crate) fn serve_live(device: OwnedFd, live: Live, options: &ServeOptions) -> Result<Serving, Error> {
-    run(session(live::Server { live, read_ahead: options.read_ahead }, device, options)?, None)
+    run(
+        session(live::Server { live, read_ahead: options.read_ahead, name: options.server.clone() }, device, options)?,
+        None,
+    )
 }
 
 fn session<F: Filesystem>(server: F, device: OwnedFd, options: &ServeOptions) -> Result<Session<F>, Error> {
@@ -193,6 +196,11 @@ fn reply_statfs(reply: ReplyStatfs, volume: &Volume) {
         }
         Err(error) => reply.error(Errno::from_i32(error.errno())),
     }
+}
+
+/// Who serves it, for one who asks that of the root directory.
+fn server(ours: Option<&String>, ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
+    ours.filter(|_| ino == INodeNo::ROOT && name == SERVER).map(|ours| ours.clone().into_bytes())
 }
 
 fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Option<Vec<u8>>, i32>) {

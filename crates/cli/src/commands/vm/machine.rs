@@ -72,7 +72,7 @@ pub(crate) fn segment(source: &Path, temporary: bool) -> Result<(Segment, Option
     let store = segments::store()?;
     let store = if temporary { store.temporary() } else { store };
     if let Some(segment) = segments::named(&store, source)? {
-        return Ok((segment, None));
+        return Ok((segments::sealed(segment)?, None));
     }
     let loaded = segments::load(&store, source, None)?;
     Ok((loaded.segment, loaded.lease))

@@ -1,0 +1,138 @@
+//! Segments that can be written: one has it, or many read it.
+
+mod common;
+
+use common::*;
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use rustix::io::Errno;
+use std::fs;
+use std::path::Path;
+use xip_core::{Device, PageNo};
+use xip_segment::{Access, Error, Outcome, Segment};
+
+fn load(world: &World, image: &Path, name: &str) -> Segment {
+    let loaded = world.store().exclusive().load(image, Some(name), &mut |_, _| {}, &mut |_| Ok(())).unwrap();
+    assert_eq!((loaded.outcome, loaded.also, loaded.segment.info().exclusive), (Outcome::New, None, true));
+    loaded.segment
+}
+
+/// Issue 3, section 1: one writer or many readers; who is refused learns who has it; whoever comes next gets it.
+#[test]
+fn one_writes_or_many_read() {
+    let world = World::new();
+    let segment = load(&world, &world.image("a", 3, 1), "rw");
+    let refused = |access| match segment.open(access) {
+        Err(Error::Locked { path, holder }) => {
+            assert_eq!(path, Path::new("the segment rw"));
+            let me = std::process::id();
+            assert!(holder.starts_with(&format!("process {me} (")), "{holder}");
+        }
+        other => panic!("{other:?}"),
+    };
+    let writer = segment.device_writable().unwrap();
+    writer.write(5000, b"changed").unwrap();
+    refused(Access::ReadWrite);
+    refused(Access::ReadOnly);
+    assert!(matches!(segment.device(), Err(Error::Locked { .. })));
+    // To look who has it is no use of it.
+    segment.stat().unwrap();
+    drop(writer);
+
+    // Another who asks for it by its name sees what was written.
+    let again = world.store().get("rw").unwrap();
+    let readers = [segment.device().unwrap(), again.device().unwrap()];
+    for reader in &readers {
+        let mut bytes = [0; 7];
+        reader.read(5000, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"changed");
+        let properties = reader.properties();
+        assert!(!properties.sealed && !properties.writable && reader.direct_access_mut(PageNo(0), 1).is_err());
+        assert!(reader.direct_access(PageNo(0), 1).unwrap().as_sealed_slice().is_none(), "it may change one day");
+    }
+    refused(Access::ReadWrite);
+    drop(readers);
+    segment.device_writable().unwrap();
+}
+
+/// A holder keeps what a writer that is gone has written, and a writer cannot take memory away under those who map it.
+#[test]
+fn a_dead_writer_is_in_nobodys_way_and_the_length_stays() {
+    let world = World::new();
+    let segment = load(&world, &world.image("a", 3, 1), "rw");
+    // Killed while it has the lock.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&segment.fd()));
+    let script = format!("exec 3<>{path}; flock -n 3; printf kept >&3; kill -9 $$");
+    assert!(!std::process::Command::new("bash").args(["-c", &script]).status().unwrap().success());
+    let writer = segment.open(Access::ReadWrite).unwrap();
+    let mut bytes = [0; 4];
+    rustix::io::pread(&writer, &mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"kept");
+    assert_eq!(ftruncate(&writer, 0), Err(Errno::PERM));
+    assert_eq!(ftruncate(&writer, 1 << 20), Err(Errno::PERM));
+    assert_eq!(fcntl_add_seals(&writer, SealFlags::WRITE), Err(Errno::PERM), "nobody takes it from its writer either");
+}
+
+#[test]
+fn its_memory_and_name_are_its_own() {
+    let world = World::new();
+    let image = world.image("a", 30, 1);
+    let sealed = world.load(&image, None).unwrap().segment;
+    let first = load(&world, &image, "rw");
+    let second = load(&world, &image, "rw2");
+    assert!(first.id() != second.id() && first.id() != sealed.id() && second.id() != sealed.id());
+    // One that is to be shared is never one that can be written, though that was the same when it was loaded.
+    drop(sealed);
+    world.remove("a");
+    let sealed = world.load(&image, Some("c")).unwrap();
+    assert_eq!((sealed.outcome, sealed.segment.info().exclusive), (Outcome::New, false));
+    assert!(matches!(sealed.segment.open(Access::ReadWrite), Err(Error::Sealed { .. })));
+    // Neither has the other's name.
+    let other = world.image("b", 30, 2);
+    for image in [&image, &other] {
+        for (store, name) in
+            [(world.store(), "rw"), (world.store().replacing(), "rw"), (world.store().exclusive(), "c")]
+        {
+            let error = store.load(image, Some(name), &mut |_, _| {}, &mut |_| Ok(())).unwrap_err();
+            assert!(matches!(&error, Error::Exclusive { name: taken } if taken == name), "{error}");
+            assert_eq!(error.errno(), Errno::EXIST.raw_os_error());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_in_its_image_is_not_removed_by_mistake() {
+    let world = World::new();
+    let image = world.image("a", 300, 1);
+    drop(load(&world, &image, "same"));
+    world.remove("same");
+
+    let segment = load(&world, &image, "rw");
+    segment.device_writable().unwrap().write(299 * PAGE as u64 + 4095, b"!").unwrap();
+    let mut bytes = fs::read(&image).unwrap();
+    let unsaved = || {
+        // Those of another test may have all our descriptors for a moment: see `World::remove`.
+        until("nobody uses it", || match world.store().remove("rw", false) {
+            Err(Error::InUse { .. }) => false,
+            Err(Error::Unsaved { name, image: from }) => {
+                assert_eq!((name.as_str(), &from), ("rw", &image));
+                true
+            }
+            other => panic!("{other:?}"),
+        });
+    };
+    drop(segment);
+    unsaved();
+    fs::remove_file(&image).unwrap();
+    unsaved();
+    *bytes.last_mut().unwrap() = b'!';
+    fs::write(&image, &bytes[..299 * PAGE]).unwrap();
+    unsaved();
+    fs::write(&image, &bytes).unwrap();
+    world.remove("rw");
+    assert!(matches!(world.store().get("rw"), Err(Error::NoSegment { .. })));
+
+    let segment = load(&world, &image, "rw");
+    segment.device_writable().unwrap().write(0, b"changed").unwrap();
+    drop(segment);
+    world.store().remove("rw", true).unwrap();
+}
