@@ -27,6 +27,9 @@ pub(crate) fn run_all() -> Result<ExitCode> {
     let strict = ["--", "-D", "warnings"];
     steps.run("format", || run(cargo().args(["fmt", "--all", "--check"])));
     steps.run("clippy", || run(cargo().args(["clippy", "--workspace", "--all-targets"]).args(strict)));
+    let mut pages = cargo();
+    pages.args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    steps.run("documentation's links", || run(&mut pages));
     // What stands outside the workspace must not rot there.
     for outside in ["bench/Cargo.toml", "fuzz/Cargo.toml", "tests/no-alloc/Cargo.toml", "crates/vm/init/Cargo.toml"] {
         steps.run("format outside", || run(cargo().args(["fmt", "--check", "--manifest-path", outside])));

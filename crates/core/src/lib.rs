@@ -7,7 +7,7 @@
 //! 3. [`mapping`]: a file's pages as pages of the device, by [`Mapping::get_xip_page`].
 //! 4. [`ops`]: read, write, readv, writev and sendfile over any mapping, and in [`space`] truncate, fallocate, punch hole
 //!    and seek. No page is copied to a cache first.
-//! 5. [`env`]: locks and clock, which come from outside.
+//! 5. [`mod@env`]: locks and clock, which come from outside.
 //!
 //! `no_std`, no allocator, no dependency: the core could live in a kernel. The words are those of the kernel's
 //! `Documentation/filesystems/xip.txt` of 2008.

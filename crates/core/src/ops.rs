@@ -114,7 +114,7 @@ pub fn write<F: Pages>(file: &F, offset: u64, from: &[u8], how: &Writer) -> Resu
 /// Writes one segment after the other at `offset`, as one operation.
 ///
 /// # Errors
-/// As [`write`], and `EINVAL` for more than 1024 segments or a total over `isize::MAX`.
+/// As [`write()`], and `EINVAL` for more than 1024 segments or a total over `isize::MAX`.
 #[inline]
 pub fn writev<F: Pages>(file: &F, offset: u64, from: &[&[u8]], how: &Writer) -> Result<usize, F::Error> {
     Ok(writev_ending(file, offset, from, how)?.0)

@@ -1,6 +1,6 @@
 //! The second extended file system, revision 1, in place: `no_std`, no allocator, no dependency, no unsafe code.
 //!
-//! What is read from storage is a [`raw`] record first, becomes a checked type in one place, and only checked types
+//! What is read from storage is a `raw` record first, becomes a checked type in one place, and only checked types
 //! travel. The rooms, from the bottom:
 //!
 //! | module | what it knows |

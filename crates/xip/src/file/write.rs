@@ -153,7 +153,7 @@ impl File {
     /// Sets the extended attribute `name`.
     ///
     /// # Errors
-    /// As [`Volume::set_xattr`].
+    /// As [`Volume::set_xattr`](crate::Volume::set_xattr).
     pub fn set_xattr(&self, name: impl AsRef<OsStr>, value: impl AsRef<[u8]>) -> Result<()> {
         Ok(self.volume().inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), Some(value.as_ref()))?)
     }
@@ -161,7 +161,7 @@ impl File {
     /// Takes the extended attribute `name` away.
     ///
     /// # Errors
-    /// As [`Volume::remove_xattr`].
+    /// As [`Volume::remove_xattr`](crate::Volume::remove_xattr).
     pub fn remove_xattr(&self, name: impl AsRef<OsStr>) -> Result<()> {
         Ok(self.volume().inodes().set_xattr(self.ino(), name.as_ref().as_bytes(), None)?)
     }
