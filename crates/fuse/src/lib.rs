@@ -29,6 +29,7 @@ mod adapter;
 mod error;
 mod live;
 mod mount;
+mod ranges;
 mod reads;
 mod session;
 mod synthetic;

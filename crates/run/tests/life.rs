@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn exit_status_and_death_by_signal_are_told() {
@@ -67,6 +68,25 @@ fn signals_to_the_runner_reach_the_program() {
         line.clear();
         output.read_line(&mut line).unwrap();
         assert_eq!((line.as_str(), child.wait().unwrap().code()), ("got\n", Some(9)), "{name}");
+    }
+}
+
+/// Also where it was just having the kernel let go of what was read, which waits for requests under way: before only pages were asked
+/// for that had been filled, seven of eight never ended.
+#[test]
+fn a_runner_whose_programs_read_all_the_time_ends_when_it_is_killed() {
+    for round in 0..12 {
+        let mut command = Command::new(runner());
+        command.arg(image().path()).args(["/bin/processes-static", "readers"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200 + 37 * round));
+        assert!(child.try_wait().unwrap().is_none(), "it reads until it is killed");
+        child.kill().unwrap();
+        let since = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(since.elapsed() < Duration::from_secs(20), "round {round}: process {} cannot end", child.id());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

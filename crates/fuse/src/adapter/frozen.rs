@@ -92,7 +92,7 @@ impl Filesystem for Server {
             Some(bytes) => reply.data(bytes),
             None => reply_read(reply, len, |to| file.read_at(to, offset).map_err(|error| error.errno())),
         }
-        if self.reads.note(ino.0, file, len) {
+        if self.reads.note(ino.0, file, offset, len) {
             tell(&self.clearing);
         }
     }

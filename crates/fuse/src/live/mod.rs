@@ -7,7 +7,6 @@
 
 mod io;
 mod nodes;
-mod shown;
 
 use crate::tree::{Attributes, Entry, Errno, id_of, inode_of};
 pub(crate) use io::Space;

@@ -4,7 +4,7 @@
 //!
 //! Lock order: one shard, and nothing is locked under it. To let an inode go may free its storage, so that happens outside.
 
-use super::shown::Shown;
+use crate::ranges::Ranges;
 use crate::tree::{FUSE_ROOT, id_of};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -21,7 +21,12 @@ pub(super) struct Node {
     /// kernel knows many more inodes than are read and written.
     keeping: OnceLock<Box<File>>,
     dropping: OnceLock<Box<File>>,
-    shown: Shown,
+    /// Where it has holes that the kernel was given to read. What programs store there through shared mappings it may keep to
+    /// itself for a while, and it does not write that back before it asks where there is data: so these are data, too, in the answer.
+    ///
+    /// To have it write back first there is a message (`FUSE_NOTIFY_INVAL_INODE`), but who sends it waits for requests that must be
+    /// answered meanwhile: were this process killed then, it could not end, and the mount would hang with it.
+    shown: Ranges,
 }
 
 impl Node {
@@ -29,7 +34,7 @@ impl Node {
         self.held.ino()
     }
 
-    pub(super) fn shown(&self) -> &Shown {
+    pub(super) fn shown(&self) -> &Ranges {
         &self.shown
     }
 
@@ -78,7 +83,7 @@ impl Nodes {
     pub(super) fn told(&self, held: Held) -> Arc<Node> {
         let id = id_of(held.ino());
         let node =
-            Arc::new(Node { held, keeping: OnceLock::new(), dropping: OnceLock::new(), shown: Shown::default() });
+            Arc::new(Node { held, keeping: OnceLock::new(), dropping: OnceLock::new(), shown: Ranges::default() });
         let mut shard = self.shard(id);
         let known = shard.entry(id).or_insert_with(|| Known { lookups: 0, node: node.clone() });
         known.lookups += 1;

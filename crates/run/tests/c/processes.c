@@ -206,6 +206,16 @@ static void stops(void) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 6 && stopped > 0);
 }
 
+// Reads all the time, far more than the page cache may keep, until it is killed.
+static void readers(void) {
+    static char bytes[1 << 14];
+    for (int i = 0; i < 3; i++) fork();
+    srand(getpid());
+    int fd = open("/data/large", O_RDONLY);
+    CHECK(fd >= 0);
+    for (;;) CHECK(pread(fd, bytes, PAGE + rand() % (sizeof bytes - PAGE), (off_t)(rand() % 2000) * PAGE) > 0);
+}
+
 // The magic number of the runner, tried with many cookies, gets a program nothing.
 static void magic(void) {
     for (long cookie = 0; cookie < 4096; cookie++)
@@ -217,7 +227,7 @@ int main(int argc, char **argv) {
     struct { const char *name; void (*run)(void); } cases[] = {
         {"leak", leak}, {"leak-process", leak_process}, {"threads", threads}, {"exec-thread", exec_thread},
         {"after-exec", after_exec}, {"exec-fails", exec_fails}, {"after-threads", after_threads}, {"busy", busy},
-        {"vforks", vforks}, {"signals", signals}, {"stops", stops}, {"magic", magic},
+        {"vforks", vforks}, {"signals", signals}, {"stops", stops}, {"magic", magic}, {"readers", readers},
     };
     if (argc > 1 && !strcmp(argv[1], "quiet")) return 0;
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)

@@ -98,6 +98,7 @@ impl Image {
             }
         };
         pages("dense", &(0..40).collect::<Vec<_>>(), 40 * PAGE);
+        pages("large", &(0..2048).collect::<Vec<_>>(), 2048 * PAGE);
         pages("tail", &[0, 1, 2], 2 * PAGE + 100);
         pages("sparse", &[2, 3, 4, 9], 12 * PAGE);
         add(&tree);

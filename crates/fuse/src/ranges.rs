@@ -1,8 +1,4 @@
-//! Where a file has holes that the kernel was given to read. What programs store there through shared mappings it may keep to
-//! itself for a while, and it does not write that back before it asks where there is data: so these are data, too, in the answer.
-//!
-//! To have it write back first there is a message (`FUSE_NOTIFY_INVAL_INODE`), but who sends it waits for requests that must be answered
-//! meanwhile: were this process killed then, it could not end, and the mount would hang with it.
+//! Which pages of a file the kernel was given.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,15 +10,15 @@ const MOST: usize = 1024;
 
 /// Ranges of bytes, of whole pages, by their starts; none touches another.
 #[derive(Debug, Default)]
-pub(super) struct Shown(Mutex<BTreeMap<u64, u64>>);
+pub(crate) struct Ranges(Mutex<BTreeMap<u64, u64>>);
 
-impl Shown {
+impl Ranges {
     fn ranges(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The kernel has the pages of `[offset, offset + len)`.
-    pub(super) fn add(&self, offset: u64, len: u64) {
+    pub(crate) fn add(&self, offset: u64, len: u64) {
         let mut start = offset / PAGE_BYTES * PAGE_BYTES;
         let mut end = offset.saturating_add(len).checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
         let mut ranges = self.ranges();
@@ -41,7 +37,7 @@ impl Shown {
     }
 
     /// The file ends at `size` now, and the kernel has let go of all pages beyond.
-    pub(super) fn cut(&self, size: u64) {
+    pub(crate) fn cut(&self, size: u64) {
         let end = size.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
         let mut ranges = self.ranges();
         ranges.split_off(&end);
@@ -50,8 +46,13 @@ impl Shown {
         }
     }
 
+    pub(crate) fn into_inner(self) -> impl Iterator<Item = Range<u64>> {
+        let ranges = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ranges.into_iter().map(|(start, end)| start..end)
+    }
+
     /// The first range that ends after `offset`.
-    pub(super) fn from(&self, offset: u64) -> Option<Range<u64>> {
+    pub(crate) fn from(&self, offset: u64) -> Option<Range<u64>> {
         let ranges = self.ranges();
         let before = ranges.range(..=offset).next_back().filter(|(_, end)| **end > offset);
         before.or_else(|| ranges.range(offset..).next()).map(|(start, end)| *start..*end)
@@ -63,41 +64,41 @@ mod tests {
     use super::*;
 
     /// In pages.
-    fn all(shown: &Shown) -> Vec<(u64, u64)> {
+    fn all(given: &Ranges) -> Vec<(u64, u64)> {
         let pages = |n: u64| n / PAGE_BYTES;
-        shown.ranges().iter().map(|(start, end)| (pages(*start), pages(*end))).collect()
+        given.ranges().iter().map(|(start, end)| (pages(*start), pages(*end))).collect()
     }
 
     #[test]
     fn ranges_are_of_whole_pages_and_none_touches_another() {
-        let shown = Shown::default();
+        let given = Ranges::default();
         let page = PAGE_BYTES;
-        shown.add(10 * page + 1, 1);
-        shown.add(20 * page, 2 * page);
-        assert_eq!(all(&shown), [(10, 11), (20, 22)]);
-        shown.add(11 * page, page);
-        shown.add(19 * page + 5, page);
-        assert_eq!(all(&shown), [(10, 12), (19, 22)]);
-        shown.add(11 * page, 20 * page);
-        assert_eq!(all(&shown), [(10, 31)]);
-        assert_eq!(shown.from(0), Some(10 * page..31 * page));
-        assert_eq!(shown.from(30 * page), shown.from(0));
-        assert_eq!(shown.from(31 * page), None);
-        shown.add(40 * page, 1);
-        shown.cut(20 * page + 1);
-        assert_eq!(all(&shown), [(10, 21)]);
-        shown.cut(5);
-        assert_eq!(all(&shown), []);
-        shown.add(u64::MAX, 5);
-        assert_eq!(shown.from(u64::MAX - 1).map(|range| range.end), Some(u64::MAX));
+        given.add(10 * page + 1, 1);
+        given.add(20 * page, 2 * page);
+        assert_eq!(all(&given), [(10, 11), (20, 22)]);
+        given.add(11 * page, page);
+        given.add(19 * page + 5, page);
+        assert_eq!(all(&given), [(10, 12), (19, 22)]);
+        given.add(11 * page, 20 * page);
+        assert_eq!(all(&given), [(10, 31)]);
+        assert_eq!(given.from(0), Some(10 * page..31 * page));
+        assert_eq!(given.from(30 * page), given.from(0));
+        assert_eq!(given.from(31 * page), None);
+        given.add(40 * page, 1);
+        given.cut(20 * page + 1);
+        assert_eq!(all(&given), [(10, 21)]);
+        given.cut(5);
+        assert_eq!(all(&given), []);
+        given.add(u64::MAX, 5);
+        assert_eq!(given.from(u64::MAX - 1).map(|range| range.end), Some(u64::MAX));
     }
 
     #[test]
     fn there_is_a_bound() {
-        let shown = Shown::default();
+        let given = Ranges::default();
         for n in 0..=MOST as u64 {
-            shown.add(2 * n * PAGE_BYTES, 1);
+            given.add(2 * n * PAGE_BYTES, 1);
         }
-        assert_eq!(all(&shown), [(0, 2 * MOST as u64 + 1)]);
+        assert_eq!(all(&given), [(0, 2 * MOST as u64 + 1)]);
     }
 }
