@@ -3,6 +3,8 @@
 use crate::process::{cargo, find, is_root, run};
 use crate::{fuzz, judges, rootfs, setup, target, workspace};
 use anyhow::{Context, Result, bail};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Seconds for each fuzz target; `cargo xtask fuzz` has more.
@@ -65,10 +67,16 @@ pub(crate) fn run_all() -> Result<ExitCode> {
 
 /// A disk that fills up makes tests fail one after the other, each in words of its own: that is said before.
 fn room() -> Result<()> {
-    let built = target();
-    let needed = if built.join("debug/deps").exists() { TO_RUN } else { TO_BUILD };
-    let built = built.ancestors().find(|place| place.exists()).unwrap_or(workspace());
-    for (place, needed) in [(built, needed), (&std::env::temp_dir(), TO_RUN)] {
+    let (built, temporary) = (target(), std::env::temp_dir());
+    // What is built already need not be built again, and is there whole or in part.
+    let to_build = TO_BUILD.saturating_sub(size_of(&built));
+    let place = built.ancestors().find(|place| place.exists()).unwrap_or(workspace());
+    let disk = |place: &Path| place.metadata().map(|known| known.dev()).ok();
+    let needs = match disk(place) == disk(&temporary) {
+        true => vec![(place, to_build + TO_RUN)],
+        false => vec![(place, to_build), (&*temporary, TO_RUN)],
+    };
+    for (place, needed) in needs {
         let disk = rustix::fs::statvfs(place).with_context(|| format!("cannot inspect {}", place.display()))?;
         let free = disk.f_bavail * disk.f_frsize;
         if free < needed {
@@ -77,6 +85,17 @@ fn room() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a directory takes on its disk, in bytes.
+fn size_of(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let each = entries.map(|entry| match entry.metadata() {
+        Ok(known) if known.is_dir() => size_of(&entry.path()),
+        Ok(known) => known.blocks() * 512,
+        Err(_) => 0,
+    });
+    each.sum()
 }
 
 /// What comes before the tests: one that fails does not keep the others from being run.

@@ -6,7 +6,7 @@ mod common;
 use common::{Place, Ran, text};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -161,6 +161,36 @@ fn a_segment_is_mounted_to_be_read_and_saved_to_be_written() {
     assert!(fs::read(&copy).unwrap() == fs::read(&image).unwrap());
 }
 
+/// Also on tmpfs, where stores through a mapping change no times of the file: by these an image is known again without being read.
+#[test]
+fn an_image_that_was_written_by_a_mount_is_no_longer_the_one_that_was_loaded() {
+    let Some(mounts) = Mounts::new() else { return };
+    let (place, image) = (&mounts.place, mounts.image());
+    // Long enough that a later change has other times for sure.
+    std::thread::sleep(Duration::from_secs(4));
+    let loaded = |new: bool| {
+        let ran = place.run(["load", &image, "--name", "seg", "--json"]).succeeds().json();
+        assert_eq!(ran["loaded"], new, "{ran}");
+    };
+    loaded(true);
+    loaded(false);
+    let server = mounts.mount();
+    fs::write(mounts.at("f"), b"new").unwrap();
+    mounts.umount().succeeds();
+    loaded(true);
+    // Nor when nobody closed it.
+    std::thread::sleep(Duration::from_secs(4));
+    place.run(["rm", "seg"]).succeeds();
+    loaded(true);
+    loaded(false);
+    let again = mounts.mount();
+    assert!(again != server);
+    fs::write(mounts.at("f"), b"newer").unwrap();
+    kill(again);
+    mounts.umount().succeeds();
+    loaded(true);
+}
+
 /// Issue 3, sections 1 and 2: a segment that one writes or many read, and what was written of it in an image.
 #[test]
 fn an_exclusive_segment_is_written_in_memory_and_saved() {
@@ -173,6 +203,7 @@ fn an_exclusive_segment_is_written_in_memory_and_saved() {
     assert_eq!(place.run(["ls", "--json"]).succeeds().json()[0]["exclusive"], true);
     // What can be shared is another memory, and is not what can change.
     assert_eq!(place.run(["load", &image, "--name", "shared", "--json"]).succeeds().json()["loaded"], true);
+    assert!(place.run(["stat", "rw"]).succeeds().out.contains("it can be written"));
     for arguments in [&["load", &image, "--name", "rw"][..], &["load", &image, "--exclusive", "--name", "shared"]] {
         place.run(arguments).fails(1).says("an exclusive one shares no name");
     }
@@ -202,6 +233,12 @@ fn an_exclusive_segment_is_written_in_memory_and_saved() {
     ] {
         place.run(arguments).fails(1).says(&busy);
     }
+    // Who serves it is told to `xip umount`, by nothing that the volume has.
+    let mut server_says = [0; 64];
+    let length = rustix::fs::getxattr(mounts.at(""), xip_fuse::SERVER, &mut server_says[..]).unwrap();
+    assert!(server_says[..length].starts_with(format!("{server} ").as_bytes()));
+    let set = rustix::fs::setxattr(mounts.at(""), xip_fuse::SERVER, b"1 x", rustix::fs::XattrFlags::empty());
+    assert_eq!(set, Err(rustix::io::Errno::OPNOTSUPP));
     let stat = place.run(["stat", "rw", "--json"]).succeeds().json();
     assert_eq!(
         (&stat["processes"][0]["pid"], &stat["processes"][0]["role"]),
@@ -213,13 +250,27 @@ fn an_exclusive_segment_is_written_in_memory_and_saved() {
     // Who serves it dies: all of it is there for the next.
     kill(server);
     mounts.umount().succeeds();
-    mount();
+    let server = mount();
     assert_eq!(fs::read(mounts.at("f")).unwrap(), b"kept");
     mounts.umount().succeeds();
+    assert!(!fs::exists(format!("/proc/{server}/exe")).unwrap(), "it has ended");
     place.run(["check", "rw", "--repair"]).succeeds();
-    place.run(["rm", "rw"]).fails(1).says("xip save rw").says(&image);
+    place.run(["rm", "rw"]).fails(1).says("xip save").says(&image);
+    // As secret as it was.
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&image, Some(USER), Some(USER)).unwrap();
+    place.run(["save", "rw"]).fails(1).says("has changed since").says("xip save rw FILE");
+    place.run(["save", "rw", &image]).succeeds();
+    let kept = fs::metadata(&image).unwrap();
+    assert_eq!((kept.mode() & 0o7777, kept.uid(), kept.gid()), (0o640, USER, USER));
     place.run(["save", "rw"]).succeeds();
     fsck(&image);
+    // Somebody else's work is not lost by a save, and one at that file is.
+    place.run(["mount", &image, &mnt]).succeeds();
+    fs::write(mounts.at("theirs"), b"").unwrap();
+    mounts.umount().succeeds();
+    place.run(["save", "rw"]).fails(1).says("has changed since");
+    place.run(["save", "rw", &image]).succeeds();
     for at in [&mnt, text(&other)] {
         place.run(["mount", "rw", at, "-o", "ro"]).succeeds();
         assert_eq!(fs::read(Path::new(at).join("f")).unwrap(), b"kept");

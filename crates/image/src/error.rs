@@ -51,6 +51,18 @@ pub enum Error {
         /// What the system said.
         error: io::Error,
     },
+    /// An image that a segment is to be saved to is not what it was when that was loaded: `EBUSY`.
+    #[error(
+        "{image} has changed since the segment {segment} was loaded from it or saved to it, and that would be lost: name another file \
+         (`xip save {segment} FILE`), or this one if it may go",
+        image = image.display()
+    )]
+    Newer {
+        /// The image.
+        image: PathBuf,
+        /// The segment.
+        segment: String,
+    },
     /// The storage under the image is full: `ENOSPC`.
     #[error(
         "{}: no room for the image: it takes up to {needs} bytes, and {free} are free there; \
@@ -130,7 +142,7 @@ impl Error {
         match self {
             Self::Source { error, .. } | Self::Image { error, .. } => of(error),
             Self::Device(error) => error.errno(),
-            Self::Changed { .. } | Self::InUse { .. } => Errno::BUSY.raw_os_error(),
+            Self::Changed { .. } | Self::InUse { .. } | Self::Newer { .. } => Errno::BUSY.raw_os_error(),
             Self::File { error, .. } | Self::Volume { error, .. } => error.errno(),
             Self::TooSmall { .. } | Self::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             Self::TooLarge { .. } => Errno::FBIG.raw_os_error(),

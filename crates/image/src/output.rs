@@ -5,7 +5,7 @@
 //! image, which is taken away on every error, and left only by a kill that no program can answer.
 
 use crate::error::Error;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, fchown};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -49,7 +49,21 @@ impl Output {
                 error => Err(error),
             })
             .map_err(|error| fail("make the image", error))?;
-        Ok(Self { image: image.into(), directory, name: name.as_bytes().into(), file: file.into(), temporary })
+        let output =
+            Self { image: image.into(), directory, name: name.as_bytes().into(), file: file.into(), temporary };
+        if let Ok(old) = rustix::fs::statat(&output.directory, &*output.name, AtFlags::empty()) {
+            output.be_as(&old).map_err(|error| fail("make the image", error))?;
+        }
+        Ok(output)
+    }
+
+    /// Owner, group and permissions of what it will replace, before there is a byte in it: who could not read that does not read this.
+    fn be_as(&self, old: &Stat) -> Result<(), Errno> {
+        let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
+        // Others than root cannot give it away; the group may be one of theirs.
+        let of_group = fchown(&self.file, Some(owner), Some(group)).or_else(|_| fchown(&self.file, None, Some(group)));
+        let kept = if of_group.is_ok() { 0o777 } else { 0o707 };
+        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(old.st_mode & kept))
     }
 
     /// The file, to be written.

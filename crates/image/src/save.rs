@@ -7,22 +7,33 @@ use rustix::io::Errno;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use xip_segment::{Access, Segment};
+use xip_segment::{Access, Segment, Store};
 
 /// How much is copied at a time.
 const STEP: u64 = 4 << 20;
 
-/// Writes what is in `segment` to the file `image`. The file gets its name when it is complete and on storage, in place of what
+/// Writes what is in `segment` to the file `image`, or to the one that it was loaded from, if that has not changed since an exclusive
+/// segment was loaded from it or saved to it. The file gets its name when it is complete and on storage, in place of what
 /// had the name, and the name is on storage when this returns. An interrupted save leaves what was there. Nobody can write an
 /// exclusive segment meanwhile.
 ///
 /// # Errors
-/// [`Error::InUse`]: somebody uses what would be replaced, or writes the segment; [`Error::Image`]; [`Error::NoRoom`]; [`Error::Cancelled`].
-pub fn save(segment: &Segment, image: &Path, progress: &dyn Progress) -> Result<(), Error> {
-    let output = Output::create(image)?;
+/// [`Error::InUse`]: somebody uses what would be replaced, or writes the segment; [`Error::Newer`]; [`Error::Image`];
+/// [`Error::NoRoom`]; [`Error::Cancelled`].
+pub fn save(store: &Store, segment: &Segment, image: Option<&Path>, progress: &dyn Progress) -> Result<(), Error> {
+    let own = &segment.info().image;
+    let name = image.unwrap_or(own);
+    if image.is_none() && own.to_string_lossy().contains(char::REPLACEMENT_CHARACTER) {
+        let what = "know all of its name, which is no text: name it";
+        return Err(Error::Image { image: own.clone(), what, error: Errno::ILSEQ.into() });
+    }
+    let output = Output::create(name)?;
     let _old = output.lock_old()?;
+    if image.is_none() && segment.info().exclusive && segment.image_has_changed() {
+        return Err(Error::Newer { image: own.clone(), segment: segment.name().into() });
+    }
     let size = segment.info().size;
-    let fail = |what| move |error| Error::Image { image: image.into(), what, error };
+    let fail = |what| move |error| Error::Image { image: name.into(), what, error };
     let from = segment.open(Access::ReadOnly)?;
     let (from, mut to) = (std::fs::File::from(from), output.file()?);
     progress.phase(Phase::Data, size);
@@ -49,5 +60,10 @@ pub fn save(segment: &Segment, image: &Path, progress: &dyn Progress) -> Result<
         }
         synced => synced,
     }?;
-    output.publish(true)
+    output.publish(true)?;
+    if std::path::absolute(name).is_ok_and(|name| name == *own) {
+        // Whose holder does not answer has saved it all the same.
+        let _ = store.note_saved(segment, &to);
+    }
+    Ok(())
 }

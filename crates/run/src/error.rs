@@ -42,6 +42,11 @@ pub enum Error {
     /// The volume is not one whose files can be mapped: `EINVAL`.
     #[error("files of this volume cannot be mapped in place: {0}")]
     NotInPlace(#[source] xip::Error),
+    /// What programs are to execute can change under them: `EINVAL`.
+    #[error(
+        "the memory that programs are to be run from is not sealed: it could change under them; load the image as a segment that is not exclusive"
+    )]
+    NotSealed,
     /// The text of a bind is not `HOST:INSIDE` with an absolute path inside: `EINVAL`.
     #[error("{}: a bind is HOST:INSIDE, HOST:INSIDE:ro or HOST:INSIDE:rw, with INSIDE an absolute path", text.display())]
     Bind {
@@ -100,7 +105,7 @@ impl Error {
             | Self::Setup { source, .. }
             | Self::NotExecutable { source, .. } => of(source),
             Self::Unsupported { .. } => libc::ENOSYS,
-            Self::NotInPlace(_) | Self::Bind { .. } | Self::ZeroByte { .. } => libc::EINVAL,
+            Self::NotInPlace(_) | Self::NotSealed | Self::Bind { .. } | Self::ZeroByte { .. } => libc::EINVAL,
             Self::Serve(error) => error.errno(),
             Self::NotFound { .. } | Self::NoInterpreter { .. } => libc::ENOENT,
         }

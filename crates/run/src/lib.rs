@@ -53,6 +53,9 @@ pub fn prerequisites(page_cache: bool) -> Vec<Error> {
 /// The program was not started: see [`Error`].
 pub fn run(volume: &Volume, segment: impl AsFd, options: &Options) -> Result<Outcome, Error> {
     let segment = segment.as_fd();
+    if !xip_segment::is_sealed(segment) {
+        return Err(Error::NotSealed);
+    }
     alone(|| tracer::run(volume, segment, options))
 }
 

@@ -3,25 +3,24 @@
 
 mod common;
 
-use common::{Image, add_program, image_with, text};
+use common::{Image, image_with, text};
 use rustix::fs::{Mode, OFlags};
 use std::fmt::Write;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::Command;
 
 /// Enough for the search to be cut into slices, one for each processor, and for more output than a pipe holds.
 const LINES: u32 = 100_000;
 
 fn image() -> &'static Image {
-    image_with(|tree| {
-        for program in ["/usr/bin/fzf", "/usr/bin/shfmt"] {
+    const PROGRAMS: [&str; 2] = ["/usr/bin/fzf", "/usr/bin/shfmt"];
+    image_with(&PROGRAMS, |tree| {
+        for program in PROGRAMS {
             assert!(
                 fs::read(program).unwrap().windows(10).any(|bytes| bytes == b"Go buildin"),
                 "{program} is not in Go"
             );
-            add_program(tree, Path::new(program));
         }
         let lines: String = (0..LINES).map(|n| format!("{:08x} line\n", n.wrapping_mul(0x9e37_79b1))).collect();
         fs::write(tree.join("data/lines"), lines).unwrap();

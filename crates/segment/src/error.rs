@@ -91,17 +91,26 @@ pub enum Error {
     },
     /// One of the two has its name and memory to itself: `EEXIST`.
     #[error(
-        "there is a segment {name}, and an exclusive one shares no name: load this under another with `--name`, or remove that one \
-         with `xip rm {name}`"
+        "there is a segment {name}, and an exclusive one shares no name: load {image} under another (`xip load --name`), or remove \
+         that one with `xip rm {name}`",
+        image = image.display()
     )]
     Exclusive {
+        /// The name.
+        name: String,
+        /// The image that was to be loaded.
+        image: PathBuf,
+    },
+    /// The segment was removed after it was asked for, and before it was opened: `ENOENT`.
+    #[error("the segment {name} was removed just now")]
+    Removed {
         /// The name.
         name: String,
     },
     /// The segment is not exclusive, and was to be written: `EPERM`.
     #[error(
-        "the segment {name} is sealed: nobody can change it; its image can be written ({image}), and what \
-         `xip load {image} --exclusive --name OTHER` makes of it",
+        "the segment {name} is sealed: nobody can change it; write to its image ({image}), to a copy of that (`xip save {name} COPY`), \
+         or to what `xip load {image} --exclusive --name OTHER` makes of it",
         image = image.display()
     )]
     Sealed {
@@ -110,16 +119,15 @@ pub enum Error {
         /// The image which it was loaded from.
         image: PathBuf,
     },
-    /// What is in an exclusive segment would be lost: `EBUSY`.
+    /// What is in an exclusive segment may be nowhere else: `EBUSY`.
     #[error(
-        "the segment {name} has changed, and {image} does not have that: `xip save {name}` first, or `xip rm --force {name}`",
-        image = image.display()
+        "what is in the segment {name} would be lost: {why}; `xip save` keeps it, and `xip rm --force {name}` does not"
     )]
     Unsaved {
         /// The name.
         name: String,
-        /// The image which it was loaded from.
-        image: PathBuf,
+        /// Why that is so.
+        why: String,
     },
     /// Others could put a directory of theirs in the place of the one of segments: `EPERM`.
     #[error(
@@ -143,7 +151,7 @@ pub enum Error {
         users: Vec<crate::stat::User>,
     },
     /// The image is open to be written, or is to be and is open: `EBUSY`.
-    #[error("{} is in use by {holder}; one program writes an image, or many read it: end or unmount that first", path.display())]
+    #[error("{} is in use by {holder}; one program writes it, or many read it: end or unmount that first", path.display())]
     Locked {
         /// The image.
         path: PathBuf,
@@ -252,7 +260,7 @@ impl Error {
             Self::BadName { .. } => Errno::INVAL,
             Self::TooLarge { .. } => Errno::FBIG,
             Self::ForeignDirectory { .. } | Self::OpenParent { .. } | Self::Sealed { .. } => Errno::PERM,
-            Self::NoSegment { .. } => Errno::NOENT,
+            Self::NoSegment { .. } | Self::Removed { .. } => Errno::NOENT,
             Self::NameTaken { .. } | Self::Exclusive { .. } => Errno::EXIST,
             Self::InUse { .. } | Self::Locked { .. } | Self::Unsaved { .. } => Errno::BUSY,
             Self::NoMemory { .. } | Self::AddressSpace { .. } => Errno::NOMEM,

@@ -45,6 +45,8 @@ pub(crate) const QUIT: &[u8] = b"quit";
 pub(crate) const KEEP: &[u8] = b"keep";
 /// Asks it to look now whether its name is still its own, and whether it is used; it closes the connection when it has.
 pub(crate) const LOOK: &[u8] = b"look";
+/// With the state of the image that the segment was saved to, as JSON.
+pub(crate) const SAVED: &[u8] = b"saved ";
 /// A holder's yes.
 const YES: &[u8] = b"yes";
 
@@ -289,7 +291,12 @@ fn serve(
             (record.temporary, owner) = (false, None);
             header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
         }
-        if request == GET || request == KEEP {
+        let stamp = request.strip_prefix(SAVED).and_then(|stamp| serde_json::from_slice(stamp).ok());
+        if stamp.is_some() {
+            record.stamp = stamp;
+            header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
+        }
+        if request == GET || request == KEEP || stamp.is_some() {
             let _ = wire::send(&user, &header, &[memory.as_fd()]);
         } else if request == LOOK {
             parting.push(user);

@@ -12,7 +12,7 @@ pub(crate) mod window;
 use rustix::fs::SealFlags;
 use rustix::io::{Errno, Result};
 use rustix::mm::{self, MapFlags, ProtFlags};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use xip_core::device::check_range;
 use xip_core::{Device, PAGE_SIZE, PageNo, Properties, Region, RegionMut};
@@ -50,9 +50,7 @@ impl Map {
     /// The `len` bytes of an object from `offset` on (a whole number of pages), shared with all who map it. If it is to be written and is on persistent memory, so that
     /// stores can be made durable by [`Map::flush`].
     pub(crate) fn shared(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> Result<Self> {
-        // Only a memfd has seals at all. With these two nobody can write to it, nor take its end away, ever again.
-        let needed = SealFlags::WRITE | SealFlags::SHRINK;
-        let sealed = rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
+        let sealed = is_sealed(fd);
         let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
 
         let persistent = writable && cfg!(target_arch = "x86_64") && is_synchronous(fd);
@@ -271,6 +269,12 @@ impl Device for Memory {
 pub(crate) fn bytes(first: PageNo, count: u64, pages: u64) -> std::result::Result<(usize, usize), xip_core::Error> {
     let count = check_range(first, count, pages)?;
     Ok((first.0 as usize * PAGE_SIZE, count as usize * PAGE_SIZE))
+}
+
+/// Whether nobody can change an object any more, nor take its end away, by the kernel's word. Only a memfd can be so.
+pub fn is_sealed(object: impl AsFd) -> bool {
+    let needed = SealFlags::WRITE | SealFlags::SHRINK;
+    rustix::fs::fcntl_get_seals(object).is_ok_and(|seals| seals.contains(needed))
 }
 
 /// Closes every descriptor from `first` on that this process was started with.

@@ -2,18 +2,19 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
+use crate::memory::is_sealed;
 use rustix::fs::{Mode, OFlags, SealFlags, Stat};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// What the memory of a segment is sealed with, and keeps. Of an exclusive one the length stays, so that no mapping of it ends in
+/// What the memory of a segment is sealed with, for ever. Of an exclusive one the length stays, so that no mapping of it ends in
 /// a `SIGBUS`; of any other every byte does: nobody changes it, root included.
 pub(crate) fn seals(exclusive: bool) -> SealFlags {
-    let length = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    if exclusive { length } else { length | SealFlags::WRITE }
+    let length = SealFlags::SHRINK | SealFlags::GROW;
+    if exclusive { length } else { length | SealFlags::WRITE | SealFlags::SEAL }
 }
 
 /// What is known about a segment.
@@ -57,7 +58,8 @@ struct Versioned {
 pub(crate) struct Record {
     pub(crate) version: u32,
     pub(crate) info: Info,
-    /// The state of the image file when it was read, if that can be told from any later one.
+    /// The state of the image file when it was read, if that can be told from any later one; of an exclusive segment, when it was read
+    /// or last saved to.
     pub(crate) stamp: Option<Stamp>,
     /// Whether it is to go with the process that loaded it.
     #[serde(default)]
@@ -147,7 +149,7 @@ impl Segment {
     }
 
     /// Its memory: a descriptor that can be read, mapped and executed from, and never written through. That of an exclusive segment is
-    /// not locked: others may be writing it.
+    /// not locked: others may be writing it ([`is_sealed`] tells).
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -166,27 +168,33 @@ impl Segment {
         crate::nvdimm::data_offset(&self.fd)
     }
 
-    /// Its memory, opened anew. Of an exclusive segment it is locked until that is closed: to write it alone, or to read it with
+    /// A descriptor of its memory. That of an exclusive segment is locked until it is closed: to write it alone, or to read it with
     /// others.
     ///
     /// # Errors
-    /// [`Error::Sealed`]: one that is to be written is not exclusive; [`Error::Locked`], with whoever has it; the system's.
+    /// [`Error::Sealed`]: one that is to be written is not exclusive; [`Error::Locked`], with whoever has it; [`Error::Removed`]; the
+    /// system's.
     pub fn open(&self, access: Access) -> Result<OwnedFd> {
-        let named = PathBuf::from(format!("the segment {}", self.info.name));
+        let Info { name, image, exclusive, .. } = &self.info;
         let flags = match access {
-            Access::ReadWrite if !self.info.exclusive => {
-                return Err(Error::Sealed { name: self.info.name.clone(), image: self.info.image.clone() });
-            }
-            Access::ReadWrite => OFlags::RDWR,
+            Access::ReadOnly if !exclusive => return self.duplicate(),
+            Access::ReadWrite if !exclusive => return Err(Error::Sealed { name: name.clone(), image: image.clone() }),
             Access::ReadOnly => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
         };
-        // A lock is of the opening, and the holder gives the same one to everybody.
+        let named = PathBuf::from(format!("the segment {name}"));
+        // A lock is of an opening, and the holder gives the same one to everybody.
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let fd = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(Error::file("open", &named))?;
-        if self.info.exclusive {
-            crate::lock(&fd, &named, access)?;
-        }
-        Ok(fd)
+        crate::lock(&fd, &named, access)?;
+        // Whoever removed it had the lock until then.
+        if is_sealed(&fd) { Err(Error::Removed { name: name.clone() }) } else { Ok(fd) }
+    }
+
+    /// Sees to it that nobody writes what has no name any more. `alone` is the descriptor of one who has it to write it.
+    pub(crate) fn retire(alone: &OwnedFd) {
+        // It fails where someone maps it past the lock.
+        let _ = rustix::fs::fcntl_add_seals(alone, seals(false));
     }
 
     /// Its memory, or what is behind the header, mapped into this process. Nobody writes it as long as this is there.
@@ -215,21 +223,32 @@ impl Segment {
         self.fd.try_clone().map_err(cannot)
     }
 
-    /// Whether the file at `image` has the bytes that are in memory now.
-    pub(crate) fn is_in(&self, image: &Path) -> bool {
+    /// Whether its image is another file, or was changed, since it was loaded from there or saved to it. One that is gone is not.
+    pub fn image_has_changed(&self) -> bool {
+        rustix::fs::stat(&self.info.image).is_ok_and(|stat| self.stamp != Some(Stamp::of(&stat)))
+    }
+
+    /// Whether its image has the bytes that are in memory now.
+    pub(crate) fn is_in_its_image(&self) -> std::io::Result<bool> {
         const STEP: usize = 1 << 20;
-        // By the name first: to open a fifo would wait for its writer.
-        if !image.metadata().is_ok_and(|found| found.is_file() && found.len() == self.info.size) {
-            return false;
+        // Not to wait for the writer of a fifo.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::open(&self.info.image, flags, Mode::empty())?;
+        if crate::file::file_len(&file).is_ok_and(|len| len != self.info.size) {
+            return Ok(false);
         }
-        let (Ok(file), Ok(ours)) = (File::open(image), self.duplicate()) else { return false };
-        let files = [file, ours.into()];
+        let files = [File::from(file), File::from(self.fd.try_clone()?)];
         let mut both = [vec![0; STEP], vec![0; STEP]];
-        (0..self.info.size).step_by(STEP).all(|at| {
+        for at in (0..self.info.size).step_by(STEP) {
             let len = usize::try_from(self.info.size - at).unwrap_or(STEP).min(STEP);
-            let read = |(file, bytes): (&File, &mut Vec<u8>)| file.read_exact_at(&mut bytes[..len], at);
-            files.iter().zip(&mut both).try_for_each(read).is_ok() && both[0][..len] == both[1][..len]
-        })
+            for (file, bytes) in files.iter().zip(&mut both) {
+                file.read_exact_at(&mut bytes[..len], at)?;
+            }
+            if both[0][..len] != both[1][..len] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.

@@ -8,11 +8,12 @@ use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
 use crate::holder::{self, Answer, Lease, Task};
 use crate::load::{Check, Image, Progress};
+use crate::memory::is_sealed;
 use crate::name;
 use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
 use crate::stat;
 use rustix::io::{Errno, Result as SysResult};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -175,11 +176,12 @@ impl Store {
         };
         let lock = self.directory.lock(&wanted)?;
         let here = self.find(&wanted, Some(&lock))?;
-        if here.as_ref().is_some_and(|segment| self.exclusive || segment.info().exclusive) {
-            return Err(Error::Exclusive { name: wanted });
+        let exclusive = || Error::Exclusive { name: wanted.clone(), image: image.path.clone() };
+        if here.is_some() && self.exclusive {
+            return Err(exclusive());
         }
         // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
-        let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
+        let known = |segment: &Segment| segment.stamp() == Some(image.stamp) && !segment.info().exclusive;
         let enough = self.exclusive || here.as_ref().is_some_and(known);
         let mut alike = if enough { Vec::new() } else { self.list()?.segments };
         alike.retain(|segment| segment.info().size == image.size && !segment.info().exclusive);
@@ -190,15 +192,15 @@ impl Store {
             None if alike.is_empty() => None,
             None => Some(image.hash(progress)?),
         };
-        let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
+        let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref() && !segment.info().exclusive;
         let other = here.as_ref().filter(|segment| !is_it(segment));
-        let other = other.map(|segment| (segment.info().image.clone(), segment.is_temporary()));
+        let other = other.map(|segment| (segment.info().clone(), segment.is_temporary()));
         // Drops the one that has the name: it is not in use by us.
         let same = here.into_iter().chain(alike).find(is_it);
         let mut place = Place { lock: &lock, temporary: self.temporary, over: None };
         match other {
             None => {}
-            Some((other, temporary)) if self.replacing || other == image.path => {
+            Some((other, temporary)) if !other.exclusive && (self.replacing || other.image == image.path) => {
                 place.temporary &= temporary;
                 place.over = Some(name::replaced(&wanted, &self.directory.names()?));
             }
@@ -206,7 +208,8 @@ impl Store {
                 return match same {
                     // This one may be there under another name.
                     Some(segment) if name.is_none() && !segment.info().replaced => Ok(Loaded::same(segment, wanted)),
-                    _ => Err(Error::NameTaken { name: wanted, other }),
+                    _ if other.exclusive => Err(exclusive()),
+                    _ => Err(Error::NameTaken { name: wanted, other: other.image }),
                 };
             }
         }
@@ -238,7 +241,7 @@ impl Store {
         let (memory, content) = image.fill(&info.name, self.exclusive, self.limit, progress)?;
         info.content = content;
         info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
+        let stamp = Some(image.stamp).filter(|stamp| self.exclusive || stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
         let lease = self.publish(&place, device.fd(), info, stamp)?;
@@ -314,6 +317,8 @@ impl Store {
             Err(Error::Silent { .. }) if force => return self.directory.unlink(name),
             Err(error) => return Err(error),
         };
+        // Nobody opens it between the look at it and the end of its name.
+        let mut alone = None;
         if !force {
             let memory =
                 memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
@@ -321,17 +326,30 @@ impl Store {
             if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
                 return Err(Error::InUse { name: name.into(), users });
             }
-            let exclusive = Segment::new(name, &header, Some(memory)).ok().filter(|segment| segment.info().exclusive);
-            if let Some(segment) = exclusive.filter(|segment| !segment.is_in(&segment.info().image)) {
-                return Err(Error::Unsaved { name: name.into(), image: segment.info().image.clone() });
-            }
+            alone = if is_sealed(&memory) { None } else { Some(saved(name, &header, memory)?) };
         }
-        match holder::quit(&self.directory, name) {
+        let gone = match holder::quit(&self.directory, name) {
             Ok(()) => Ok(()),
             Err(Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) => self.directory.unlink(name),
             Err(errno) if !force => Err(Error::Silent { name: name.into(), why: errno.to_string() }),
             Err(_) => self.directory.unlink(name),
+        };
+        if let (Ok(()), Some(alone)) = (&gone, &alone) {
+            Segment::retire(alone);
         }
+        gone
+    }
+
+    /// Has it remembered that an exclusive segment was saved to its image, which is open as `file`.
+    ///
+    /// # Errors
+    /// The segment's holder does not answer: then the image seems to have been changed by somebody else.
+    pub fn note_saved(&self, segment: &Segment, file: impl AsFd) -> Result<()> {
+        let silent = |why: String| Error::Silent { name: segment.name().into(), why };
+        let stamp = Stamp::of(&rustix::fs::fstat(file).map_err(|errno| silent(errno.to_string()))?);
+        let stamp = serde_json::to_vec(&stamp).map_err(|error| silent(error.to_string()))?;
+        let answer = holder::ask(&self.directory, segment.name(), &[holder::SAVED, &stamp].concat());
+        answer.map(drop).map_err(|errno| silent(errno.to_string()))
     }
 
     /// The names of a memory: see [`Segment::id`].
@@ -416,6 +434,19 @@ struct Place<'a> {
     temporary: bool,
     /// The name that is left to whoever has it now.
     over: Option<String>,
+}
+
+/// The memory of an exclusive segment, locked to write it, if its image has what is in it.
+fn saved(name: &str, header: &[u8], memory: OwnedFd) -> Result<OwnedFd> {
+    let unsaved = |why: String| Error::Unsaved { name: name.into(), why };
+    let segment = Segment::new(name, header, Some(memory)).map_err(|error| unsaved(error.to_string()))?;
+    let alone = segment.open(Access::ReadWrite)?;
+    let image = segment.info().image.display();
+    match segment.is_in_its_image() {
+        Ok(true) => Ok(alone),
+        Ok(false) => Err(unsaved(format!("{image} has other bytes"))),
+        Err(error) => Err(unsaved(format!("{image} cannot be read ({error})"))),
+    }
 }
 
 fn segment(name: &str, answer: Option<Answer>) -> Result<Option<Segment>> {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use rustix::fs::ftruncate;
 use rustix::io::Errno;
 use std::fs;
 use std::path::Path;
@@ -69,7 +69,6 @@ fn a_dead_writer_is_in_nobodys_way_and_the_length_stays() {
     assert_eq!(&bytes, b"kept");
     assert_eq!(ftruncate(&writer, 0), Err(Errno::PERM));
     assert_eq!(ftruncate(&writer, 1 << 20), Err(Errno::PERM));
-    assert_eq!(fcntl_add_seals(&writer, SealFlags::WRITE), Err(Errno::PERM), "nobody takes it from its writer either");
 }
 
 #[test]
@@ -93,10 +92,53 @@ fn its_memory_and_name_are_its_own() {
             [(world.store(), "rw"), (world.store().replacing(), "rw"), (world.store().exclusive(), "c")]
         {
             let error = store.load(image, Some(name), &mut |_, _| {}, &mut |_| Ok(())).unwrap_err();
-            assert!(matches!(&error, Error::Exclusive { name: taken } if taken == name), "{error}");
+            assert!(matches!(&error, Error::Exclusive { name: taken, .. } if taken == name), "{error}");
             assert_eq!(error.errno(), Errno::EXIST.raw_os_error());
         }
     }
+}
+
+/// Whoever has no name for an image finds it where it is, and not in what can be written.
+#[test]
+fn an_image_without_a_name_given_is_found_under_another_name_than_an_exclusive_ones() {
+    let world = World::new();
+    let image = world.image("a", 30, 1);
+    drop(load(&world, &image, "a"));
+    assert!(matches!(world.load(&image, None), Err(Error::Exclusive { .. })));
+    let sealed = world.load(&image, Some("b")).unwrap().segment;
+    let found = world.load(&image, None).unwrap();
+    assert_eq!((found.outcome, found.segment.id(), found.wanted.as_str()), (Outcome::Same, sealed.id(), "a"));
+}
+
+/// What is written to a memory that lost its name would be lost with it: either the one or the other happens.
+#[test]
+fn it_is_removed_or_opened_to_be_written_and_never_both() {
+    let world = World::new();
+    let image = world.image("a", 3000, 1);
+    let mut removed = 0;
+    for round in 0..40 {
+        drop(load(&world, &image, "rw"));
+        // Asked for before it is removed, and opened at some moment then.
+        let segment = world.store().get("rw").unwrap();
+        let (opened, gone) = std::thread::scope(|scope| {
+            let removing = scope.spawn(|| world.store().remove("rw", false));
+            std::thread::sleep(std::time::Duration::from_micros(round * 150));
+            let opened = segment.open(Access::ReadWrite);
+            (opened, removing.join().unwrap())
+        });
+        match (&opened, &gone) {
+            // Opened before, in use, or locked by the removal, or after it.
+            (Ok(_), Err(Error::InUse { .. } | Error::Locked { .. })) => {}
+            (Err(Error::Locked { .. } | Error::Removed { .. }), Ok(())) => removed += 1,
+            other => panic!("round {round}: {other:?}"),
+        }
+        if gone.is_ok() {
+            assert!(matches!(segment.open(Access::ReadOnly), Err(Error::Removed { .. })));
+        }
+        drop((opened, segment));
+        let _ = world.store().remove("rw", true);
+    }
+    assert!(removed > 0, "it was always opened first");
 }
 
 #[test]
@@ -109,24 +151,25 @@ fn what_is_not_in_its_image_is_not_removed_by_mistake() {
     let segment = load(&world, &image, "rw");
     segment.device_writable().unwrap().write(299 * PAGE as u64 + 4095, b"!").unwrap();
     let mut bytes = fs::read(&image).unwrap();
-    let unsaved = || {
+    let unsaved = |why: &str| {
         // Those of another test may have all our descriptors for a moment: see `World::remove`.
         until("nobody uses it", || match world.store().remove("rw", false) {
             Err(Error::InUse { .. }) => false,
-            Err(Error::Unsaved { name, image: from }) => {
-                assert_eq!((name.as_str(), &from), ("rw", &image));
+            Err(error @ Error::Unsaved { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains(why) && text.contains(image.to_str().unwrap()), "{text}");
                 true
             }
             other => panic!("{other:?}"),
         });
     };
     drop(segment);
-    unsaved();
+    unsaved("has other bytes");
     fs::remove_file(&image).unwrap();
-    unsaved();
+    unsaved("cannot be read");
     *bytes.last_mut().unwrap() = b'!';
     fs::write(&image, &bytes[..299 * PAGE]).unwrap();
-    unsaved();
+    unsaved("has other bytes");
     fs::write(&image, &bytes).unwrap();
     world.remove("rw");
     assert!(matches!(world.store().get("rw"), Err(Error::NoSegment { .. })));

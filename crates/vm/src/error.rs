@@ -60,6 +60,11 @@ pub enum Error {
     /// The kernel's package could not be got.
     #[error("cannot get a kernel: {0}")]
     Fetch(String),
+    /// The segment can change under the guest: `EINVAL`.
+    #[error(
+        "the memory that a guest is to have is not sealed: it could change under it; load the image as a segment that is not exclusive"
+    )]
+    NotSealed,
     /// The segment is no multiple of 2 MiB, as persistent memory must be: `EINVAL`.
     #[error(
         "the segment has {bytes} bytes, and a guest's memory device is a multiple of 2 MiB: build the image again with xip build"

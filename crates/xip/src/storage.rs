@@ -1,6 +1,7 @@
 //! What a volume can be on, as one type.
 
 use crate::error::Result;
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -80,6 +81,16 @@ impl Backing {
             xip_segment::lock(fd, &std::fs::read_link(&name).unwrap_or(name), access)?;
         }
         Ok(Self { storage, writable: access == Access::ReadWrite })
+    }
+
+    /// Has the file say in its times that it has changed. On tmpfs stores through a mapping do not, and by its times a file that was
+    /// loaded is known again.
+    pub(crate) fn touch(&self) {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        if let Some(fd) = self.storage.fd() {
+            // Both at once are for everyone who may write.
+            let _ = futimens(fd, &Timestamps { last_access: now, last_modification: now });
+        }
     }
 
     /// The file, when it is mapped.

@@ -68,11 +68,13 @@ impl Inner {
 
     fn close(&mut self) -> Result<()> {
         match &self.opens {
-            None => Ok(()),
+            None => return Ok(()),
             // Not called clean, so that the next opening looks for what is leaked.
-            Some(opens) if opens.leaked() => Ok(self.fs.sync()?),
-            Some(_) => Ok(self.fs.close()?),
+            Some(opens) if opens.leaked() => self.fs.sync()?,
+            Some(_) => self.fs.close()?,
         }
+        self.fs.device().touch();
+        Ok(())
     }
 }
 
@@ -181,6 +183,7 @@ impl Volume {
         // Read first, with nothing completed or changed: what it is, and whether it was closed.
         let seen = xip_ext2::Volume::open(&device, xip_core::Frozen)?;
         let (geometry, clean) = (*seen.geometry(), seen.is_clean());
+        device.touch();
         if !clean && xip_core::Device::properties(&device).writable {
             repair(&device)?;
         }

@@ -213,8 +213,11 @@ fn explained(error: xip::Error, image: &Path, read_only: bool) -> Failure {
     let errno = Errno::from_raw_os_error(error.errno());
     // What is wrong with a volume does not say with which.
     let of_volume = matches!(error, xip::Error::Volume(_));
+    let sealed = matches!(error, xip::Error::Segment(xip_segment::Error::Sealed { .. }));
     let failure = if of_volume { Failure::new(format!("{}: {error}", image.display())) } else { Failure::from(error) };
     match errno {
+        // It has said what to do.
+        _ if sealed => failure,
         // A copy of it would be no different.
         Errno::ROFS if of_volume && !read_only => failure.remedy("mount it by `-o ro`"),
         Errno::BUSY => failure.remedy("if it is mounted, `xip umount` where that is (`findmnt -t fuse.xip`)"),

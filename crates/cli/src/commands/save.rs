@@ -37,7 +37,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<(), Failure> {
-        let segment = segments::store()?.get(&self.segment)?;
+        let store = segments::store()?;
+        let segment = store.get(&self.segment)?;
         let info = segment.info();
         if info.replaced && self.image.is_none() {
             let what = format!(
@@ -47,11 +48,11 @@ impl Args {
             );
             return Err(Failure::new(what).remedy("name the file to save it to, if it is to be that one"));
         }
-        let image = self.image.unwrap_or_else(|| info.image.clone());
         let progress = Progress::new(&Interrupt::catch()?);
-        xip_image::save(&segment, &image, &progress).map_err(|error| progress.failure(error))?;
+        let saved = xip_image::save(&store, &segment, self.image.as_deref(), &progress);
+        saved.map_err(|error| progress.failure(error))?;
         drop(progress);
-        let name = image.to_string_lossy();
+        let name = self.image.as_ref().unwrap_or(&info.image).to_string_lossy();
         if self.json {
             return output.json(&json!({ "segment": info.name, "image": name, "bytes": info.size }));
         }

@@ -61,8 +61,9 @@ pub(crate) fn sealed(segment: Segment) -> Result<Segment, Failure> {
         return Ok(segment);
     }
     let what = format!("the segment {name} is exclusive: it can change at any time, and what is run must not");
-    Err(Failure::new(what)
-        .remedy(format!("`xip save {name}`, then use the image {image}, or load it under another name")))
+    let remedy =
+        format!("`xip load {image} --name OTHER` and OTHER; `xip save {name}` before, for what was written to {name}");
+    Err(Failure::new(what).remedy(remedy))
 }
 
 /// Loads an image, or finds that it is loaded. It gets a name only if it is a volume whose files can be used in place.

@@ -67,6 +67,9 @@ fn all(stats: &[Stat], output: Output) -> Result<(), Failure> {
 fn one(stat: &Stat, output: Output) -> Result<(), Failure> {
     let why_not = stat.huge.why_not.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     output.line(format!("segment     {}, from {}", stat.info.name, printable(&stat.info.image.to_string_lossy())))?;
+    if stat.info.exclusive {
+        output.line("exclusive   it can be written: by one, or read by many")?;
+    }
     if stat.info.replaced {
         output.line("replaced    by a newer generation: it goes with its last user")?;
     }

@@ -42,7 +42,8 @@ impl Args {
             Failure::new(format!("no volume is mounted at {}", directory.display()))
                 .remedy("name the directory that was given to `xip mount`; `findmnt -t fuse.xip` lists them")
         })?;
-        let server = server::of(&directory);
+        // It is asked, and one that is stopped does not answer.
+        let server = if self.lazy { None } else { server::of(&directory) };
         xip_fuse::unmount(&directory, self.lazy).map_err(|error| {
             let busy = error.errno() == rustix::io::Errno::BUSY.raw_os_error();
             let failure = Failure::from(error);

@@ -8,6 +8,7 @@ use super::{
     reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
 };
 use crate::reads::{Reads, tell};
+use crate::session::SERVER;
 use crate::tree::Tree;
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
@@ -130,8 +131,9 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
-        if let Some(server) = server(self.name.as_ref(), ino, name) {
-            return reply_xattr(reply, size, Ok(Some(server)));
+        if name == SERVER {
+            // Never what the volume may have under this name.
+            return reply_xattr(reply, size, Ok(server(self.name.as_ref(), ino, name)));
         }
         let value = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattr(number, name.as_bytes()).map_err(|error| error.errno()),

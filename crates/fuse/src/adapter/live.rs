@@ -12,6 +12,7 @@ use super::{
     reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
 };
 use crate::live::{Caller, Live, New, Set, Space};
+use crate::session::SERVER;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner,
     OpenFlags, RenameFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
@@ -336,6 +337,9 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         tracing::trace!(ino = ino.0, ?name, flags, "setxattr");
+        if name == SERVER {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let how = match flags {
             0 => Set::Any,
             1 => Set::Create,
@@ -347,10 +351,12 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
-        if let Some(server) = server(self.name.as_ref(), ino, name) {
-            return reply_xattr(reply, size, Ok(Some(server)));
-        }
-        reply_xattr(reply, size, self.live.xattr(ino.0, name.as_bytes()));
+        // Never what the volume may have under this name.
+        let value = match server(self.name.as_ref(), ino, name) {
+            None if name != SERVER => self.live.xattr(ino.0, name.as_bytes()),
+            server => Ok(server),
+        };
+        reply_xattr(reply, size, value);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -39,40 +39,43 @@ pub struct Image {
 }
 
 /// The one image of this test binary. Tests run in processes of their own: the first makes it, and the others read it, until
-/// the binary is a newer one.
+/// the binary or a program in it is a newer one.
 pub fn image() -> &'static Image {
-    image_with(|_| {})
+    image_with(&[], |_| {})
 }
 
-/// The same, to which the test binary adds, in the tree that it is made of.
-pub fn image_with(add: impl FnOnce(&Path)) -> &'static Image {
+/// The same, to which the test binary adds programs, and what else it likes to the tree that it is made of.
+pub fn image_with(programs: &[&str], add: impl FnOnce(&Path)) -> &'static Image {
     static IMAGE: OnceLock<Image> = OnceLock::new();
-    IMAGE.get_or_init(|| Image::new(add))
+    IMAGE.get_or_init(|| Image::new(programs, add))
 }
 
 impl Image {
-    fn new(add: impl FnOnce(&Path)) -> Self {
+    fn new(programs: &[&str], add: impl FnOnce(&Path)) -> Self {
         let binary = std::env::current_exe().unwrap();
         let name = binary.file_stem().unwrap().to_str().unwrap().split('-').next().unwrap();
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"));
         fs::create_dir_all(&directory).unwrap();
         let turn = File::create(directory.join("lock")).unwrap();
         turn.lock().unwrap();
-        let made = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
         let image = directory.join("image");
-        if !made(&image).is_ok_and(|image| image > made(&binary).unwrap()) {
-            Self::make(&directory, &image, add);
+        // Not by the time of its bytes, which a package has from elsewhere.
+        let came = |path: &Path| fs::metadata(path).map(|known| (known.ctime(), known.ctime_nsec())).ok();
+        let programs: Vec<&Path> = PROGRAMS.iter().chain(programs).map(Path::new).collect();
+        let newest = programs.iter().filter_map(|program| came(program)).chain(came(&binary)).max();
+        if came(&image) <= newest {
+            Self::make(&directory, &image, &programs, add);
         }
         Self { directory }
     }
 
-    fn make(directory: &Path, image: &Path, add: impl FnOnce(&Path)) {
+    fn make(directory: &Path, image: &Path, programs: &[&Path], add: impl FnOnce(&Path)) {
         let tree = directory.join("tree");
         let _ = fs::remove_dir_all(&tree);
         // For a program that loads a library by its name.
         add_program(&tree, Path::new("/lib/x86_64-linux-gnu/libm.so.6"));
-        for program in PROGRAMS.iter().filter(|program| Path::new(program).exists()) {
-            add_program(&tree, Path::new(program));
+        for program in programs.iter().filter(|program| program.exists()) {
+            add_program(&tree, program);
         }
         fs::create_dir_all(tree.join("data")).unwrap();
         for (name, text) in SOURCES {
@@ -203,7 +206,7 @@ pub fn text(smaps: &str) -> (u64, u64) {
 }
 
 /// Copies a program and the libraries it names.
-pub fn add_program(tree: &Path, program: &Path) {
+fn add_program(tree: &Path, program: &Path) {
     let mut files = vec![program.to_owned()];
     let output = Command::new("ldd").arg(program).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
