@@ -234,8 +234,8 @@ impl File {
 
     /// Sends `[offset, offset + count)`, as far as the file goes, to a socket, pipe or file; how many bytes it took.
     ///
-    /// From the storage itself, without a buffer of ours, where the file is in place and its storage is sealed; of an image that can
-    /// change only to a file, and writers of this file wait meanwhile: what is sent to is not to be waiting for one of them. A pipe
+    /// From the storage itself, by the kernel's `sendfile`, where the file is in place and its storage is sealed: pipes and sockets get its
+    /// pages and no copy of them; of an image that can change only to a file, and writers of this file wait meanwhile: what is sent to is not to be waiting for one of them. A pipe
     /// or socket would keep the pages of such an image until someone reads them, and by then they can be another file's; it is sent
     /// copies, of 64 KiB at a time, each as it is then.
     ///

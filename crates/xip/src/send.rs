@@ -32,16 +32,13 @@ pub(crate) fn piece(device: &Backing, to: BorrowedFd<'_>, piece: Piece<'_>) -> i
             }
             Ok(sent)
         }
-        Piece::Storage(region) => match region.as_sealed_slice() {
-            Some(bytes) => write(to, bytes),
-            None => changing(device, to, region),
-        },
+        Piece::Storage(region) => stored(device, to, region),
     }
 }
 
-/// Storage that others may change is no slice: the kernel takes it from the file it is in, or, where there is none, it
-/// goes through a page.
-fn changing(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
+/// The kernel takes storage from the file that it is in: a pipe or socket gets the pages themselves, and no copy. Where that is not
+/// possible, it goes through a page.
+fn stored(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
     if let (Some(file), Ok(start)) = (device.mapped(), device.direct_access(PageNo(0), 1)) {
         let mut at = file.start() + (region.as_ptr().addr() - start.as_ptr().addr()) as u64;
         match rustix::fs::sendfile(to, file.fd(), Some(&mut at), region.len()) {

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -270,6 +271,34 @@ fn sealed_storage_is_borrowed_without_a_copy() {
     let mut copy = vec![0; 4097];
     to.read_exact_at(&mut copy, 0).unwrap();
     assert_eq!(copy, bytes);
+
+    // A pipe and a socket get it from the segment itself, by the kernel, who counts that as read; what is copied from a mapping is
+    // only written.
+    let (file, bytes) = (volume.file("bin/f3145728").unwrap(), fs::read(tree.join("bin/f3145728")).unwrap());
+    let kernel_has_read = || {
+        let counts = fs::read_to_string("/proc/thread-self/io").unwrap();
+        counts.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok()).unwrap()
+    };
+    let sends = |to: std::os::fd::BorrowedFd<'_>, from: &mut dyn Read| {
+        let before = kernel_has_read();
+        assert_eq!(file.sendfile(to, 1000, 40_000).unwrap(), 40_000);
+        assert!(kernel_has_read() - before >= 40_000);
+        let mut got = vec![0; 40_000];
+        from.read_exact(&mut got).unwrap();
+        assert!(got == bytes[1000..41_000]);
+    };
+    let (mut from, to) = std::io::pipe().unwrap();
+    sends(to.as_fd(), &mut from);
+    let (mut from, to) = std::os::unix::net::UnixStream::pair().unwrap();
+    sends(to.as_fd(), &mut from);
+    // As much as it takes without waiting, and then nothing.
+    to.set_nonblocking(true).unwrap();
+    let taken = file.sendfile(&to, 0, usize::MAX).unwrap();
+    assert!(taken > 0 && taken < bytes.len());
+    assert_eq!(file.sendfile(&to, taken as u64, 1).unwrap_err().errno(), rustix::io::Errno::AGAIN.raw_os_error());
+    let mut got = vec![0; taken];
+    from.read_exact(&mut got).unwrap();
+    assert!(got == bytes[..taken]);
 }
 
 #[test]
