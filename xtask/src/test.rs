@@ -3,6 +3,7 @@
 use crate::process::{cargo, find, is_root, run};
 use crate::{fuzz, judges, rootfs, setup, target, workspace};
 use anyhow::{Context, Result, bail};
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +14,8 @@ const FUZZED: u32 = 60;
 /// What all of it takes on a disk, in bytes: to build it in a clean checkout, and to run what is built.
 const TO_BUILD: u64 = 6 << 30;
 const TO_RUN: u64 = 2 << 30;
+/// To build what has changed; what is there may be of other builds.
+const LEAST: u64 = 1 << 30;
 
 /// Set-up, format, lint, documentation tests, and then everything else, the real tree included.
 pub(crate) fn run_all() -> Result<ExitCode> {
@@ -69,7 +72,7 @@ pub(crate) fn run_all() -> Result<ExitCode> {
 fn room() -> Result<()> {
     let (built, temporary) = (target(), std::env::temp_dir());
     // What is built already need not be built again, and is there whole or in part.
-    let to_build = TO_BUILD.saturating_sub(size_of(&built));
+    let to_build = TO_BUILD.saturating_sub(size_of(&built, &mut HashSet::new())).max(LEAST);
     let place = built.ancestors().find(|place| place.exists()).unwrap_or(workspace());
     let disk = |place: &Path| place.metadata().map(|known| known.dev()).ok();
     let needs = match disk(place) == disk(&temporary) {
@@ -87,13 +90,13 @@ fn room() -> Result<()> {
     Ok(())
 }
 
-/// What a directory takes on its disk, in bytes.
-fn size_of(directory: &Path) -> u64 {
+/// What a directory takes on its disk, in bytes. `seen` are the files that were counted, which may have more names.
+fn size_of(directory: &Path, seen: &mut HashSet<u64>) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let each = entries.map(|entry| match entry.metadata() {
-        Ok(known) if known.is_dir() => size_of(&entry.path()),
-        Ok(known) => known.blocks() * 512,
-        Err(_) => 0,
+        Ok(known) if known.is_dir() => size_of(&entry.path(), seen),
+        Ok(known) if seen.insert(known.ino()) => known.blocks() * 512,
+        _ => 0,
     });
     each.sum()
 }

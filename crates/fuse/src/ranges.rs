@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use xip::PAGE_BYTES;
 
 /// More ranges than this become one.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 
 /// Ranges of bytes, of whole pages, by their starts; none touches another.
 #[derive(Debug, Default)]
@@ -34,6 +34,10 @@ impl Ranges {
         {
             *ranges = BTreeMap::from([(first, last)]);
         }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.ranges().len()
     }
 
     /// The file ends at `size` now, and the kernel has let go of all pages beyond.

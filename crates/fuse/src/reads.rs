@@ -5,7 +5,7 @@
 //! header that a program's start looks at (open, read, release), each of them a switch to us and back; from the page cache
 //! they cost nothing from the second start on. So the second copy is allowed, but kept small.
 
-use crate::ranges::Ranges;
+use crate::ranges::{MOST, Ranges};
 use fuser::{INodeNo, Notifier};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +51,8 @@ impl Reads {
             files.clear();
         }
         let (_, ranges) = files.entry(id).or_insert_with(|| (file, Ranges::default()));
-        if limit != u64::MAX {
+        // What is too much to remember stays where it is: all between would be asked for, too.
+        if limit != u64::MAX && ranges.count() < MOST {
             ranges.add(offset, bytes as u64);
         }
         // Memory goes by pages.
@@ -67,7 +68,7 @@ impl Reads {
     /// Has the kernel let go of all that was read, whenever it is too much: in a thread of its own, since the kernel waits
     /// for pages that other requests are about to fill. Killed while it does, this process cannot end before somebody aborts the
     /// connection: the thread is in a write to the device, which is not closed before that returns. So it asks for what was filled and
-    /// no more: such a page is asked for again only where the kernel has let go of it by itself, for want of memory.
+    /// no more: such a page is being filled again only where the kernel has let go of it by itself, for want of memory, or a program has had it do so.
     pub(crate) fn clear_when_told(&self, kernel: &Notifier, told: &Receiver<()>) {
         while told.recv().is_ok() {
             self.bytes.store(0, Ordering::Relaxed);

@@ -53,13 +53,21 @@ pub enum Error {
     },
     /// An image that a segment is to be saved to is not what it was when that was loaded: `EBUSY`.
     #[error(
-        "{image} has changed since the segment {segment} was loaded from it or saved to it, and that would be lost: name another file \
-         (`xip save {segment} FILE`), or this one if it may go",
+        "{image} has other bytes than when the segment {segment} was loaded from it or saved to it, and these would be lost: name another \
+         file (`xip save {segment} FILE`), or this one if they may go",
         image = image.display()
     )]
     Newer {
         /// The image.
         image: PathBuf,
+        /// The segment.
+        segment: String,
+    },
+    /// A segment was left by a program that was killed, or is no volume any more: `EUCLEAN`.
+    #[error(
+        "the segment {segment} was not closed by who wrote it: `xip check --repair {segment}` first; or name a file to save it to as it is"
+    )]
+    NotClosed {
         /// The segment.
         segment: String,
     },
@@ -147,6 +155,7 @@ impl Error {
             Self::TooSmall { .. } | Self::NoRoom { .. } => Errno::NOSPC.raw_os_error(),
             Self::TooLarge { .. } => Errno::FBIG.raw_os_error(),
             Self::Option { .. } => Errno::INVAL.raw_os_error(),
+            Self::NotClosed { .. } => Errno::UCLEAN.raw_os_error(),
             Self::NoMemory { .. } => Errno::NOMEM.raw_os_error(),
             Self::Cancelled => Errno::INTR.raw_os_error(),
         }

@@ -5,7 +5,7 @@
 //! image, which is taken away on every error, and left only by a kill that no program can answer.
 
 use crate::error::Error;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, fchown};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, XattrFlags, fchown, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -43,15 +43,18 @@ impl Output {
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| fail("open the directory of the image", error))?;
-        let (file, temporary) = unnamed(&directory)
+        let old = rustix::fs::statat(&directory, name, AtFlags::empty()).ok();
+        // What replaces another is nobody else's before it is known whose that was.
+        let mode = Mode::from_raw_mode(if old.is_some() { 0o600 } else { 0o666 });
+        let (file, temporary) = unnamed(&directory, mode)
             .or_else(|error| match error {
-                Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL => named(&directory),
+                Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL => named(&directory, mode),
                 error => Err(error),
             })
             .map_err(|error| fail("make the image", error))?;
         let output =
             Self { image: image.into(), directory, name: name.as_bytes().into(), file: file.into(), temporary };
-        if let Ok(old) = rustix::fs::statat(&output.directory, &*output.name, AtFlags::empty()) {
+        if let Some(old) = old {
             output.be_as(&old).map_err(|error| fail("make the image", error))?;
         }
         Ok(output)
@@ -59,11 +62,34 @@ impl Output {
 
     /// Owner, group and permissions of what it will replace, before there is a byte in it: who could not read that does not read this.
     fn be_as(&self, old: &Stat) -> Result<(), Errno> {
+        let permit = |bits: u32| rustix::fs::fchmod(&self.file, Mode::from_raw_mode(old.st_mode & bits));
+        let directory = rustix::fs::fstat(&self.directory)?;
+        // Where everybody can make files, one that waits under this name is not to become whose this is.
+        let trusted = [rustix::process::geteuid().as_raw(), directory.st_uid];
+        if directory.st_mode & 0o022 != 0 && !trusted.contains(&old.st_uid) {
+            return permit(0o700);
+        }
         let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
         // Others than root cannot give it away; the group may be one of theirs.
         let of_group = fchown(&self.file, Some(owner), Some(group)).or_else(|_| fchown(&self.file, None, Some(group)));
-        let kept = if of_group.is_ok() { 0o777 } else { 0o707 };
-        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(old.st_mode & kept))
+        let mut acl = vec![0; 64 << 10];
+        let len = self.open_old().and_then(|old| fgetxattr(old, ACL, &mut acl[..]));
+        match len {
+            // There the bits of the group are those of all who are named, which it sets itself.
+            Ok(len) => permit(0o600)
+                .and_then(|()| fsetxattr(&self.file, ACL, &acl[..len], XattrFlags::empty()).or_else(|_| permit(0o707))),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {
+                // One that it may have from its directory.
+                let _ = fremovexattr(&self.file, ACL);
+                permit(if of_group.is_ok() { 0o777 } else { 0o707 })
+            }
+            Err(_) => permit(0o700),
+        }
+    }
+
+    /// To be read by its owner alone.
+    pub(crate) fn keep_to_owner(&self) -> Result<(), Error> {
+        rustix::fs::fchmod(&self.file, Mode::RUSR | Mode::WUSR).map_err(|error| self.fail("make the image", error))
     }
 
     /// The file, to be written.
@@ -179,17 +205,17 @@ impl Drop for Output {
     }
 }
 
-const MODE: Mode = Mode::from_raw_mode(0o666);
+const ACL: &str = "system.posix_acl_access";
 
-fn unnamed(directory: &OwnedFd) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
+fn unnamed(directory: &OwnedFd, mode: Mode) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    Ok((rustix::fs::openat(directory, ".", flags, MODE)?, None))
+    Ok((rustix::fs::openat(directory, ".", flags, mode)?, None))
 }
 
-fn named(directory: &OwnedFd) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
+fn named(directory: &OwnedFd, mode: Mode) -> Result<(OwnedFd, Option<Vec<u8>>), Errno> {
     for name in temporary_names() {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        match rustix::fs::openat(directory, &*name, flags, MODE) {
+        match rustix::fs::openat(directory, &*name, flags, mode) {
             Ok(file) => return Ok((file, Some(name))),
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error),
@@ -206,11 +232,12 @@ fn temporary_names() -> impl Iterator<Item = Vec<u8>> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     /// Where the file system knows no unnamed files.
     fn create_named(image: &Path) -> Output {
         let mut output = Output::create(image).unwrap();
-        let (file, temporary) = named(&output.directory).unwrap();
+        let (file, temporary) = named(&output.directory, Mode::RUSR | Mode::WUSR).unwrap();
         (output.file, output.temporary) = (file.into(), temporary);
         output
     }
@@ -231,6 +258,48 @@ mod tests {
             output.publish(true).unwrap();
             assert_eq!(names(directory.path()), ["image"]);
             assert_eq!(std::fs::read_to_string(&image).unwrap(), content);
+        }
+    }
+
+    /// The file that replaces another, and who may read it: as permissions and, where the file system has them, ACLs say.
+    #[test]
+    fn who_could_not_read_what_is_replaced_cannot_read_what_replaces_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        let replaced = |prepare: &dyn Fn(&File)| {
+            let _ = std::fs::remove_file(&image);
+            prepare(&File::create(&image).unwrap());
+            Output::create(&image).unwrap().publish(false).unwrap();
+            std::fs::metadata(&image).unwrap()
+        };
+        for mode in [0o600, 0o640, 0o664] {
+            let found = replaced(&|old| old.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap());
+            assert_eq!(found.mode() & 0o7777, mode);
+        }
+        // One user's entry and a mask: what stands for the group in the mode is the mask.
+        let entry = |tag: u16, bits: u16, id: u32| {
+            [tag.to_le_bytes(), bits.to_le_bytes()].concat().into_iter().chain(id.to_le_bytes())
+        };
+        let entries = [(1, 6, u32::MAX), (2, 6, 1002), (4, 0, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)];
+        let acl: Vec<u8> = 2u32
+            .to_le_bytes()
+            .into_iter()
+            .chain(entries.into_iter().flat_map(|(tag, bits, id)| entry(tag, bits, id)))
+            .collect();
+        let set = |old: &File| fsetxattr(old, ACL, &acl, XattrFlags::empty());
+        if set(&File::create(&image).unwrap()).is_ok() {
+            assert_eq!(replaced(&|old| set(old).unwrap()).mode() & 0o7777, 0o660);
+            let mut now = vec![0; 1024];
+            let len = fgetxattr(File::open(&image).unwrap(), ACL, &mut now[..]).unwrap();
+            assert_eq!(&now[..len], acl);
+        }
+        if rustix::process::geteuid().is_root() {
+            let give = |uid| move |old: &File| std::os::unix::fs::fchown(old, Some(uid), Some(uid)).unwrap();
+            assert_eq!(replaced(&give(1002)).uid(), 1002);
+            // In a directory where all may make files, it is nobody's who was there first.
+            std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
+            let found = replaced(&give(1002));
+            assert_eq!((found.uid(), found.mode() & 0o077), (0, 0));
         }
     }
 

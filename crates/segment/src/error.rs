@@ -91,8 +91,8 @@ pub enum Error {
     },
     /// One of the two has its name and memory to itself: `EEXIST`.
     #[error(
-        "there is a segment {name}, and an exclusive one shares no name: load {image} under another (`xip load --name`), or remove \
-         that one with `xip rm {name}`",
+        "there is a segment {name}, and an exclusive one shares no name: use {image} under another (`xip load {image} --name OTHER`), or \
+         remove that one with `xip rm {name}`",
         image = image.display()
     )]
     Exclusive {
@@ -121,7 +121,7 @@ pub enum Error {
     },
     /// What is in an exclusive segment may be nowhere else: `EBUSY`.
     #[error(
-        "what is in the segment {name} would be lost: {why}; `xip save` keeps it, and `xip rm --force {name}` does not"
+        "what is in the segment {name} may be nowhere else: {why}; `xip save` keeps it, and `xip rm --force {name}` does not"
     )]
     Unsaved {
         /// The name.
@@ -230,7 +230,7 @@ pub enum Error {
     /// The process that keeps the segment does not answer, or not with a segment: `ETIMEDOUT`.
     #[error(
         "the holder of the segment {name} does not answer ({why}): if it is stopped, let it go on; \
-         otherwise take the name away with `xip rm --force {name}`"
+         otherwise take the name away with `xip rm --force {name}`, and with it what was written to it, if it is an exclusive one"
     )]
     Silent {
         /// The segment.

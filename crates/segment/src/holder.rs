@@ -14,7 +14,7 @@
 use crate::directory::{self, Directory};
 use crate::error::{Error, Result};
 use crate::name;
-use crate::segment::Record;
+use crate::segment::{Record, Stamp, id_of};
 use crate::stat;
 use crate::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -45,7 +45,7 @@ pub(crate) const QUIT: &[u8] = b"quit";
 pub(crate) const KEEP: &[u8] = b"keep";
 /// Asks it to look now whether its name is still its own, and whether it is used; it closes the connection when it has.
 pub(crate) const LOOK: &[u8] = b"look";
-/// With the state of the image that the segment was saved to, as JSON.
+/// With a [`Saved`] as JSON.
 pub(crate) const SAVED: &[u8] = b"saved ";
 /// A holder's yes.
 const YES: &[u8] = b"yes";
@@ -82,6 +82,15 @@ impl Lease {
             let _ = wire::receive(&self.line);
         }
     }
+}
+
+/// What an exclusive segment's image is like after a save.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Saved {
+    /// Of the memory that was saved: another may have the name by now.
+    pub(crate) id: (u64, u64),
+    pub(crate) stamp: Stamp,
+    pub(crate) content: String,
 }
 
 /// What a process is told that is to be a holder.
@@ -291,12 +300,13 @@ fn serve(
             (record.temporary, owner) = (false, None);
             header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
         }
-        let stamp = request.strip_prefix(SAVED).and_then(|stamp| serde_json::from_slice(stamp).ok());
-        if stamp.is_some() {
-            record.stamp = stamp;
+        let saved: Option<Saved> = request.strip_prefix(SAVED).and_then(|saved| serde_json::from_slice(saved).ok());
+        let is_saved = saved.is_some();
+        if let Some(saved) = saved.filter(|saved| record.info.exclusive && saved.id == id_of(memory)) {
+            (record.stamp, record.info.content) = (Some(saved.stamp), saved.content);
             header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
         }
-        if request == GET || request == KEEP || stamp.is_some() {
+        if request == GET || request == KEEP || is_saved {
             let _ = wire::send(&user, &header, &[memory.as_fd()]);
         } else if request == LOOK {
             parting.push(user);

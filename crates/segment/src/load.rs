@@ -49,7 +49,7 @@ impl Image {
 
     /// The hash of its content.
     pub(crate) fn hash(&self, progress: Progress<'_>) -> Result<String> {
-        self.read(progress, |_, _| Ok(()))
+        read(&self.fd, &self.path, self.size, progress, |_, _| Ok(()))
     }
 
     /// Its bytes in sealed memory, opened read-only, and the hash of its content.
@@ -85,7 +85,7 @@ impl Image {
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let len = usize::try_from(self.size).map_err(|_| short())?;
         let map = Map::shared(read_only.as_fd(), 0, len, false).map_err(Error::map(&self.path, self.size))?;
-        let content = self.read(progress, |at, bytes| {
+        let content = read(&self.fd, &self.path, self.size, progress, |at, bytes| {
             crate::plain::write_all(memory.as_fd(), at, bytes).map_err(|error| match error {
                 xip_core::Error::NoSpace => short(),
                 other => failed(Errno::from_raw_os_error(other.errno())),
@@ -111,30 +111,41 @@ impl Image {
         rustix::fs::fcntl_add_seals(&memory, seals(exclusive)).map_err(failed)?;
         Ok((read_only, content))
     }
+}
 
-    /// Reads all of it, and returns its hash.
-    fn read(&self, progress: Progress<'_>, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; STEP];
-        let mut at = 0;
-        while at < self.size {
-            let step = usize::try_from(self.size - at).unwrap_or(STEP).min(STEP);
-            let mut have = 0;
-            while have < step {
-                match rustix::io::pread(&self.fd, &mut buffer[have..step], at + have as u64) {
-                    Ok(0) => return Err(Error::Changed { image: self.path.clone() }),
-                    Ok(count) => have += count,
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(Error::File { action: "read", path: self.path.clone(), errno }),
-                }
+/// The hash of the `size` bytes of an open file, which is called `path` in errors.
+pub(crate) fn hash(file: impl AsFd, path: &Path, size: u64) -> Result<String> {
+    read(file, path, size, &mut |_, _| {}, |_, _| Ok(()))
+}
+
+/// Reads all of a file, and returns its hash.
+fn read(
+    file: impl AsFd,
+    path: &Path,
+    size: u64,
+    progress: Progress<'_>,
+    mut each: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; STEP];
+    let mut at = 0;
+    while at < size {
+        let step = usize::try_from(size - at).unwrap_or(STEP).min(STEP);
+        let mut have = 0;
+        while have < step {
+            match rustix::io::pread(&file, &mut buffer[have..step], at + have as u64) {
+                Ok(0) => return Err(Error::Changed { image: path.into() }),
+                Ok(count) => have += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::File { action: "read", path: path.into(), errno }),
             }
-            hasher.update(&buffer[..step]);
-            each(at, &buffer[..step])?;
-            at += step as u64;
-            progress(at, self.size);
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        hasher.update(&buffer[..step]);
+        each(at, &buffer[..step])?;
+        at += step as u64;
+        progress(at, size);
     }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Maps every page of it now, if the kernel does that (since 5.14).

@@ -2,12 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
+use crate::load;
 use crate::memory::is_sealed;
 use rustix::fs::{Mode, OFlags, SealFlags, Stat};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// What the memory of a segment is sealed with, for ever. Of an exclusive one the length stays, so that no mapping of it ends in
@@ -27,7 +27,8 @@ pub struct Info {
     pub image: PathBuf,
     /// Length in bytes.
     pub size: u64,
-    /// What is in it: the BLAKE3 hash of all bytes, in hexadecimal. Same hash, same image.
+    /// What is in it: the BLAKE3 hash of all bytes, in hexadecimal. Same hash, same image. Of an exclusive one, what was in it when it was
+    /// loaded, or last saved to its image.
     pub content: String,
     /// When it was loaded, in seconds since 1970.
     #[serde(default)]
@@ -38,7 +39,7 @@ pub struct Info {
     /// Whether a newer generation has the name that this one was given. It goes with its last user.
     #[serde(default)]
     pub replaced: bool,
-    /// Whether it can be written: by one, or read by many. What is in it may be other than `content` then.
+    /// Whether it can be written: by one, or read by many.
     #[serde(default)]
     pub exclusive: bool,
 }
@@ -223,32 +224,39 @@ impl Segment {
         self.fd.try_clone().map_err(cannot)
     }
 
-    /// Whether its image is another file, or was changed, since it was loaded from there or saved to it. One that is gone is not.
-    pub fn image_has_changed(&self) -> bool {
-        rustix::fs::stat(&self.info.image).is_ok_and(|stat| self.stamp != Some(Stamp::of(&stat)))
+    /// Whether its image has other bytes than it was loaded with or, of an exclusive one, than were last saved. One that is gone has not.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn image_has_changed(&self) -> Result<bool> {
+        let known = |stat: &Stat| self.stamp == Some(Stamp::of(stat));
+        Ok(self.image_has(known, || Ok(self.info.content.clone()))? == Some(false))
     }
 
     /// Whether its image has the bytes that are in memory now.
-    pub(crate) fn is_in_its_image(&self) -> std::io::Result<bool> {
-        const STEP: usize = 1 << 20;
+    pub(crate) fn is_in_its_image(&self) -> Result<bool> {
+        Ok(self.image_has(|_| false, || self.content_now())? == Some(true))
+    }
+
+    /// Whether its image has bytes with a hash, if it is not known to have them. `None`: there is no image.
+    fn image_has(&self, known: impl Fn(&Stat) -> bool, content: impl Fn() -> Result<String>) -> Result<Option<bool>> {
+        let path = &self.info.image;
         // Not to wait for the writer of a fifo.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::open(&self.info.image, flags, Mode::empty())?;
-        if crate::file::file_len(&file).is_ok_and(|len| len != self.info.size) {
-            return Ok(false);
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened.map_err(Error::file("open", path))?,
+        };
+        if known(&rustix::fs::fstat(&file).map_err(Error::file("inspect", path))?) {
+            return Ok(Some(true));
         }
-        let files = [File::from(file), File::from(self.fd.try_clone()?)];
-        let mut both = [vec![0; STEP], vec![0; STEP]];
-        for at in (0..self.info.size).step_by(STEP) {
-            let len = usize::try_from(self.info.size - at).unwrap_or(STEP).min(STEP);
-            for (file, bytes) in files.iter().zip(&mut both) {
-                file.read_exact_at(&mut bytes[..len], at)?;
-            }
-            if both[0][..len] != both[1][..len] {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let size = crate::file::file_len(&file)?;
+        Ok(Some(size == self.info.size && load::hash(&file, path, size)? == content()?))
+    }
+
+    /// The hash of what is in memory now.
+    pub(crate) fn content_now(&self) -> Result<String> {
+        load::hash(&self.fd, &self.info.image, self.info.size)
     }
 
     /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.

@@ -323,10 +323,18 @@ impl Store {
             let memory =
                 memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
             let users = stat::users(&memory, None);
+            if !users.is_empty() && !is_sealed(&memory) {
+                let users: Vec<_> = users.iter().map(ToString::to_string).collect();
+                let why = format!("{} may be writing it (end or unmount that first)", users.join(", "));
+                return Err(Error::Unsaved { name: name.into(), why });
+            }
             if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
                 return Err(Error::InUse { name: name.into(), users });
             }
             alone = if is_sealed(&memory) { None } else { Some(saved(name, &header, memory)?) };
+        } else if let Some(memory) = memory.filter(|memory| !is_sealed(memory)) {
+            // Who has it keeps it.
+            alone = Segment::new(name, &header, Some(memory)).and_then(|segment| segment.open(Access::ReadWrite)).ok();
         }
         let gone = match holder::quit(&self.directory, name) {
             Ok(()) => Ok(()),
@@ -340,15 +348,16 @@ impl Store {
         gone
     }
 
-    /// Has it remembered that an exclusive segment was saved to its image, which is open as `file`.
+    /// Has it remembered that an exclusive segment was saved to its image, which is open as `file`. Nobody writes the segment meanwhile.
     ///
     /// # Errors
     /// The segment's holder does not answer: then the image seems to have been changed by somebody else.
     pub fn note_saved(&self, segment: &Segment, file: impl AsFd) -> Result<()> {
         let silent = |why: String| Error::Silent { name: segment.name().into(), why };
         let stamp = Stamp::of(&rustix::fs::fstat(file).map_err(|errno| silent(errno.to_string()))?);
-        let stamp = serde_json::to_vec(&stamp).map_err(|error| silent(error.to_string()))?;
-        let answer = holder::ask(&self.directory, segment.name(), &[holder::SAVED, &stamp].concat());
+        let saved = holder::Saved { id: segment.id(), stamp, content: segment.content_now()? };
+        let saved = serde_json::to_vec(&saved).map_err(|error| silent(error.to_string()))?;
+        let answer = holder::ask(&self.directory, segment.name(), &[holder::SAVED, &saved].concat());
         answer.map(drop).map_err(|errno| silent(errno.to_string()))
     }
 
@@ -444,8 +453,8 @@ fn saved(name: &str, header: &[u8], memory: OwnedFd) -> Result<OwnedFd> {
     let image = segment.info().image.display();
     match segment.is_in_its_image() {
         Ok(true) => Ok(alone),
-        Ok(false) => Err(unsaved(format!("{image} has other bytes"))),
-        Err(error) => Err(unsaved(format!("{image} cannot be read ({error})"))),
+        Ok(false) => Err(unsaved(format!("{image} does not have it"))),
+        Err(error) => Err(unsaved(error.to_string())),
     }
 }
 

@@ -61,7 +61,7 @@ struct Found {
 
 impl Args {
     pub(crate) fn run(self, output: Output) -> Result<ExitCode, Failure> {
-        let segment = segments::named(&segments::store()?, &self.source)?;
+        let segment = segments::found(&self.source)?;
         let found = match &segment {
             Some(segment) if self.repair && !segment.info().exclusive => return Err(sealed(segment)),
             Some(segment) => {

@@ -14,7 +14,8 @@ A segment is one copy of an image in memory, shared and read-only: nobody can wr
 is there. Loading the same image again gives the same segment, under another name one more name for it. It stays \
 until `xip rm` has taken its last name.\n\n\
 With --exclusive it can be written instead: by one `xip mount`, in memory, or it is read by many. What was written is in the segment at \
-once, and in the image after `xip save`. Programs are not run from it.\n\n\
+once, and in the image after `xip save`; until then it goes with the machine, and with the logout of its user where that ends all his processes. `xip run` and \
+guests do not use it. It is as large as the image: `xip build --free` leaves room to write.\n\n\
 Loading an image that has changed gives its name to the new content; programs that run from the old go on with that, as \
 segment NAME@1 (@2, ...) until the last of them ends.\n\n\
 Examples:
@@ -61,7 +62,7 @@ impl Args {
         }
         let what = match &loaded.also {
             Some(also) => format!("in memory already, as segment {also}: this is one more name for it"),
-            None if info.exclusive => "loaded, to be written".to_owned(),
+            None if info.exclusive => format!("loaded, writable: `xip mount {} DIRECTORY`", info.name),
             None if new => "loaded".to_owned(),
             None => "in memory already".to_owned(),
         };
@@ -75,7 +76,7 @@ impl Args {
         if info.name != loaded.wanted {
             let (image, wanted) = (printable(&self.image.to_string_lossy()), &loaded.wanted);
             output.line(format!(
-                "  {image} has the same content: run it as {}, since {wanted} is another image; --name gives it a name",
+                "  {image} has the same content: run it as {}, since the segment {wanted} is another; --name gives it a name",
                 info.name
             ))?;
         }

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output::{Output, Table, printable, size};
 
 const HELP: &str = "\
-The content of a segment that can be written is that which was loaded.
+The content of a segment that is writable is what was loaded, or last saved.
 NAME@1 is a generation of NAME that is in use still, and in whose place a newer one was loaded.\n\n\
 Examples:
   xip ls
@@ -35,7 +35,7 @@ impl Args {
             let content = info.content.chars().take(12).collect();
             let mut image = printable(&info.image.to_string_lossy());
             if info.exclusive {
-                image += ", to be written";
+                image += ", writable";
             }
             if info.replaced {
                 image += " before it changed; goes with its last user";

@@ -153,7 +153,7 @@ impl Args {
             return Err(Failure::new(what).remedy("mount it without them, or as root"));
         }
         let write = last(Word::Rw, Word::Ro);
-        if let Some(segment) = segments::named(&segments::store()?, &self.source)? {
+        if let Some(segment) = segments::found(&self.source)? {
             let name = segment.name();
             how.source = format!("xip:{name}").into();
             how.read_only = !write.unwrap_or(segment.info().exclusive);
@@ -220,7 +220,7 @@ fn explained(error: xip::Error, image: &Path, read_only: bool) -> Failure {
         _ if sealed => failure,
         // A copy of it would be no different.
         Errno::ROFS if of_volume && !read_only => failure.remedy("mount it by `-o ro`"),
-        Errno::BUSY => failure.remedy("if it is mounted, `xip umount` where that is (`findmnt -t fuse.xip`)"),
+        Errno::BUSY => failure.remedy("if it is mounted, `xip umount` where that is (`findmnt -t fuse.xip`); after `umount --lazy` it ends with its last open file"),
         Errno::ACCESS | Errno::PERM | Errno::ROFS if !read_only => {
             failure.remedy("mount it by `-o ro`, or a copy of it that you can write")
         }

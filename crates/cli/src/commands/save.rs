@@ -11,10 +11,9 @@ use crate::progress::Progress;
 use crate::signals::Interrupt;
 
 const HELP: &str = "\
-What was written in an exclusive segment (`xip load --exclusive`) is kept in a file by this; a mount that writes it is unmounted \
-first. Any other never changes: what is saved is the image that was loaded, after the file was lost or changed, or to write to a copy of \
+What was written in an exclusive segment (`xip load --exclusive`) is kept in a file by this; unmount first what writes it. Any other never changes: what is saved is the image that was loaded, after the file was lost or changed, or to write to a copy of \
 it. The file is written beside what is there and then takes its place; it is on storage when the command ends. An image \
-that somebody uses is not replaced. A generation that was replaced (NAME@1) needs a file to be named.\n\n\
+that somebody uses is not replaced, nor, unless it is named, one that has other bytes by now than were loaded or saved. A generation that was replaced (NAME@1) needs a file to be named.\n\n\
 Examples:
   xip save debian                   to the image it was loaded from
   xip save debian copy.xip && xip mount copy.xip /mnt

@@ -37,6 +37,11 @@ pub(crate) fn warn(problems: &[Error]) {
     }
 }
 
+/// As [`named`], for one who does not need a store if it is an image.
+pub(crate) fn found(source: &Path) -> Result<Option<Segment>, Failure> {
+    if source.as_os_str().as_bytes().contains(&b'/') { Ok(None) } else { named(&store()?, source) }
+}
+
 /// The segment that `source` means: one if there is one of that name. `None`: it is an image, as is anything with a slash.
 pub(crate) fn named(store: &Store, source: &Path) -> Result<Option<Segment>, Failure> {
     let is_path = source.as_os_str().as_bytes().contains(&b'/');
@@ -61,8 +66,7 @@ pub(crate) fn sealed(segment: Segment) -> Result<Segment, Failure> {
         return Ok(segment);
     }
     let what = format!("the segment {name} is exclusive: it can change at any time, and what is run must not");
-    let remedy =
-        format!("`xip load {image} --name OTHER` and OTHER; `xip save {name}` before, for what was written to {name}");
+    let remedy = format!("`xip save {name}`, then `xip load {image} --name OTHER`, and use OTHER");
     Err(Failure::new(what).remedy(remedy))
 }
 

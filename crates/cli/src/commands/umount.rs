@@ -63,13 +63,20 @@ impl Args {
     }
 }
 
-/// The directory without links on the way to it. It itself is not looked at: a mount without its process has only errors.
+/// The directory without links. It itself is not looked at, except for whether it is one: a mount without its process has only errors.
 fn where_it_is(directory: &Path) -> io::Result<PathBuf> {
-    let directory = std::path::absolute(directory)?;
-    match (directory.parent(), directory.file_name()) {
-        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent)?.join(name)),
-        _ => Ok(directory),
+    const MOST_LINKS: usize = 40;
+    let mut directory = std::path::absolute(directory)?;
+    for _ in 0..MOST_LINKS {
+        let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else { break };
+        let parent = fs::canonicalize(parent)?;
+        directory = parent.join(name);
+        match fs::read_link(&directory) {
+            Ok(target) => directory = std::path::absolute(parent.join(target))?,
+            Err(_) => break,
+        }
     }
+    Ok(directory)
 }
 
 /// What is mounted there, by us: the last of those that stand one upon another.
