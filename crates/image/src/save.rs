@@ -69,13 +69,13 @@ pub fn save(store: &Store, segment: &Segment, image: Option<&Path>, progress: &d
         }
         synced => synced,
     }?;
-    // Nobody writes it before its state is noted.
+    // Nobody writes it before that is noted.
     xip_segment::lock(&to, name, Access::ReadWrite)?;
     output.publish(true)?;
     let id = |found: rustix::io::Result<Stat>| found.ok().map(|stat| (stat.st_dev, stat.st_ino));
     if segment.info().exclusive && id(stat(own)) == id(fstat(&to)) {
         // Whose holder does not answer has saved it all the same.
-        let _ = store.note_saved(segment, &to);
+        let _ = store.note_saved(segment);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@
 use crate::directory::{self, Directory};
 use crate::error::{Error, Result};
 use crate::name;
-use crate::segment::{Record, Stamp, id_of};
+use crate::segment::{Record, id_of};
 use crate::stat;
 use crate::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -84,12 +84,11 @@ impl Lease {
     }
 }
 
-/// What an exclusive segment's image is like after a save.
+/// What an exclusive segment's image has since a save.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Saved {
     /// Of the memory that was saved: another may have the name by now.
     pub(crate) id: (u64, u64),
-    pub(crate) stamp: Stamp,
     pub(crate) content: String,
 }
 
@@ -303,7 +302,8 @@ fn serve(
         let saved: Option<Saved> = request.strip_prefix(SAVED).and_then(|saved| serde_json::from_slice(saved).ok());
         let is_saved = saved.is_some();
         if let Some(saved) = saved.filter(|saved| record.info.exclusive && saved.id == id_of(memory)) {
-            (record.stamp, record.info.content) = (Some(saved.stamp), saved.content);
+            // Its times are too new to know it again by them.
+            (record.stamp, record.info.content) = (None, saved.content);
             header = serde_json::to_vec(&record).map_err(|_| Errno::INVAL)?;
         }
         if request == GET || request == KEEP || is_saved {

@@ -15,6 +15,7 @@
 
 mod directory;
 mod error;
+mod exclusive;
 mod file;
 pub mod holder;
 mod load;

@@ -2,10 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Access, MappedFile};
-use crate::load;
 use crate::memory::is_sealed;
 use rustix::fs::{Mode, OFlags, SealFlags, Stat};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -59,8 +57,7 @@ struct Versioned {
 pub(crate) struct Record {
     pub(crate) version: u32,
     pub(crate) info: Info,
-    /// The state of the image file when it was read, if that can be told from any later one; of an exclusive segment, when it was read
-    /// or last saved to.
+    /// The state of the image file when it was read, if that can be told from any later one.
     pub(crate) stamp: Option<Stamp>,
     /// Whether it is to go with the process that loaded it.
     #[serde(default)]
@@ -192,12 +189,6 @@ impl Segment {
         if is_sealed(&fd) { Err(Error::Removed { name: name.clone() }) } else { Ok(fd) }
     }
 
-    /// Sees to it that nobody writes what has no name any more. `alone` is the descriptor of one who has it to write it.
-    pub(crate) fn retire(alone: &OwnedFd) {
-        // It fails where someone maps it past the lock.
-        let _ = rustix::fs::fcntl_add_seals(alone, seals(false));
-    }
-
     /// Its memory, or what is behind the header, mapped into this process. Nobody writes it as long as this is there.
     ///
     /// # Errors
@@ -222,41 +213,6 @@ impl Segment {
     fn duplicate(&self) -> Result<OwnedFd> {
         let cannot = |error: std::io::Error| Error::Silent { name: self.info.name.clone(), why: error.to_string() };
         self.fd.try_clone().map_err(cannot)
-    }
-
-    /// Whether its image has other bytes than it was loaded with or, of an exclusive one, than were last saved. One that is gone has not.
-    ///
-    /// # Errors
-    /// The image cannot be read.
-    pub fn image_has_changed(&self) -> Result<bool> {
-        let known = |stat: &Stat| self.stamp == Some(Stamp::of(stat));
-        Ok(self.image_has(known, || Ok(self.info.content.clone()))? == Some(false))
-    }
-
-    /// Whether its image has the bytes that are in memory now.
-    pub(crate) fn is_in_its_image(&self) -> Result<bool> {
-        Ok(self.image_has(|_| false, || self.content_now())? == Some(true))
-    }
-
-    /// Whether its image has bytes with a hash, if it is not known to have them. `None`: there is no image.
-    fn image_has(&self, known: impl Fn(&Stat) -> bool, content: impl Fn() -> Result<String>) -> Result<Option<bool>> {
-        let path = &self.info.image;
-        // Not to wait for the writer of a fifo.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match rustix::fs::open(path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => opened.map_err(Error::file("open", path))?,
-        };
-        if known(&rustix::fs::fstat(&file).map_err(Error::file("inspect", path))?) {
-            return Ok(Some(true));
-        }
-        let size = crate::file::file_len(&file)?;
-        Ok(Some(size == self.info.size && load::hash(&file, path, size)? == content()?))
-    }
-
-    /// The hash of what is in memory now.
-    pub(crate) fn content_now(&self) -> Result<String> {
-        load::hash(&self.fd, &self.info.image, self.info.size)
     }
 
     /// Device and inode of its memory, by which the kernel names it in `/proc/PID/maps`. Two names can share one memory.

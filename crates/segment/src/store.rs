@@ -5,6 +5,7 @@
 
 use crate::directory::{Directory, Lock, default_directory};
 use crate::error::{Error, Result};
+use crate::exclusive;
 use crate::file::{Access, MappedFile};
 use crate::holder::{self, Answer, Lease, Task};
 use crate::load::{Check, Image, Progress};
@@ -13,14 +14,14 @@ use crate::name;
 use crate::segment::{Info, Record, Segment, Stamp, VERSION, id_of};
 use crate::stat;
 use rustix::io::{Errno, Result as SysResult};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The segments in one directory.
 #[derive(Debug)]
 pub struct Store {
-    directory: Directory,
+    pub(crate) directory: Directory,
     program: PathBuf,
     limit: u64,
     temporary: bool,
@@ -241,7 +242,7 @@ impl Store {
         let (memory, content) = image.fill(&info.name, self.exclusive, self.limit, progress)?;
         info.content = content;
         info.created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let stamp = Some(image.stamp).filter(|stamp| self.exclusive || stamp.is_settled(info.created));
+        let stamp = Some(image.stamp).filter(|stamp| stamp.is_settled(info.created));
         let device = MappedFile::open(memory, Access::ReadOnly)?;
         check(&device).map_err(|why| Error::Refused { image: image.path.clone(), why })?;
         let lease = self.publish(&place, device.fd(), info, stamp)?;
@@ -318,24 +319,18 @@ impl Store {
             Err(error) => return Err(error),
         };
         // Nobody opens it between the look at it and the end of its name.
-        let mut alone = None;
-        if !force {
-            let memory =
-                memory.ok_or_else(|| Error::Silent { name: name.into(), why: "it sent no descriptor".into() })?;
-            let users = stat::users(&memory, None);
-            if !users.is_empty() && !is_sealed(&memory) {
-                let users: Vec<_> = users.iter().map(ToString::to_string).collect();
-                let why = format!("{} may be writing it (end or unmount that first)", users.join(", "));
-                return Err(Error::Unsaved { name: name.into(), why });
+        let alone = match memory {
+            Some(memory) if !is_sealed(&memory) => exclusive::last_look(name, &header, memory, force)?,
+            Some(memory) if !force => {
+                let users = stat::users(&memory, None);
+                if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
+                    return Err(Error::InUse { name: name.into(), users });
+                }
+                None
             }
-            if !users.is_empty() && self.names_of(id_of(&memory))?.iter().all(|other| other == name) {
-                return Err(Error::InUse { name: name.into(), users });
-            }
-            alone = if is_sealed(&memory) { None } else { Some(saved(name, &header, memory)?) };
-        } else if let Some(memory) = memory.filter(|memory| !is_sealed(memory)) {
-            // Who has it keeps it.
-            alone = Segment::new(name, &header, Some(memory)).and_then(|segment| segment.open(Access::ReadWrite)).ok();
-        }
+            None if !force => return Err(Error::Silent { name: name.into(), why: "it sent no descriptor".into() }),
+            _ => None,
+        };
         let gone = match holder::quit(&self.directory, name) {
             Ok(()) => Ok(()),
             Err(Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) => self.directory.unlink(name),
@@ -346,19 +341,6 @@ impl Store {
             Segment::retire(alone);
         }
         gone
-    }
-
-    /// Has it remembered that an exclusive segment was saved to its image, which is open as `file`. Nobody writes the segment meanwhile.
-    ///
-    /// # Errors
-    /// The segment's holder does not answer: then the image seems to have been changed by somebody else.
-    pub fn note_saved(&self, segment: &Segment, file: impl AsFd) -> Result<()> {
-        let silent = |why: String| Error::Silent { name: segment.name().into(), why };
-        let stamp = Stamp::of(&rustix::fs::fstat(file).map_err(|errno| silent(errno.to_string()))?);
-        let saved = holder::Saved { id: segment.id(), stamp, content: segment.content_now()? };
-        let saved = serde_json::to_vec(&saved).map_err(|error| silent(error.to_string()))?;
-        let answer = holder::ask(&self.directory, segment.name(), &[holder::SAVED, &saved].concat());
-        answer.map(drop).map_err(|errno| silent(errno.to_string()))
     }
 
     /// The names of a memory: see [`Segment::id`].
@@ -443,19 +425,6 @@ struct Place<'a> {
     temporary: bool,
     /// The name that is left to whoever has it now.
     over: Option<String>,
-}
-
-/// The memory of an exclusive segment, locked to write it, if its image has what is in it.
-fn saved(name: &str, header: &[u8], memory: OwnedFd) -> Result<OwnedFd> {
-    let unsaved = |why: String| Error::Unsaved { name: name.into(), why };
-    let segment = Segment::new(name, header, Some(memory)).map_err(|error| unsaved(error.to_string()))?;
-    let alone = segment.open(Access::ReadWrite)?;
-    let image = segment.info().image.display();
-    match segment.is_in_its_image() {
-        Ok(true) => Ok(alone),
-        Ok(false) => Err(unsaved(format!("{image} does not have it"))),
-        Err(error) => Err(unsaved(error.to_string())),
-    }
 }
 
 fn segment(name: &str, answer: Option<Answer>) -> Result<Option<Segment>> {
