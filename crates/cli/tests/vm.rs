@@ -9,6 +9,7 @@ use guests::{Guests, Waiting, lives};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use xip_core::Device;
@@ -43,6 +44,31 @@ fn a_guest_cannot_write_the_segment_and_is_told() {
     let mut bytes = vec![0; fs::metadata(&guests.image).unwrap().len() as usize];
     device.read(0, &mut bytes).unwrap();
     assert!(bytes == fs::read(&guests.image).unwrap(), "the segment is not the image any more");
+}
+
+/// Also for who does not go through the command.
+#[test]
+fn no_guest_gets_memory_that_can_change() {
+    let guests = Guests::new();
+    let kernel = Ran::from(guests.xip(["vm", "kernel", "--json"]).output().unwrap()).succeeds().json();
+    let kernel = std::path::Path::new(kernel["kernel"].as_str().unwrap());
+    let options = xip_vm::Options {
+        kernel: xip_vm::Kernel::find(Some(kernel)).unwrap(),
+        memory: 256 << 20,
+        attach: xip_vm::Attach::Memory,
+        overlay: false,
+        terminal: None,
+        workdir: "/".into(),
+        environment: Vec::new(),
+        program: vec!["/bin/cat".into()],
+        talk: xip_vm::Talk::Ports,
+        share: None,
+        sample: None,
+    };
+    let image = fs::File::open(&guests.image).unwrap();
+    let started =
+        xip_vm::Guest::start(&xip_vm::Qemu::find().unwrap(), image.as_fd(), image.metadata().unwrap().len(), &options);
+    assert!(matches!(started.map(drop), Err(xip_vm::Error::NotSealed)));
 }
 
 /// QEMU's `nvdimm` is read-only by its own word; the header in front of the image is why its pages can be mapped. The host's programs

@@ -52,6 +52,16 @@ fn nobody_sees_the_descriptor_of_a_helper_of_threads() {
     case("spied-programs");
 }
 
+/// Also for who does not go through the command.
+#[test]
+fn nothing_is_run_from_memory_that_can_change() {
+    let image = std::fs::File::open(image().path()).unwrap();
+    let device = xip_segment::MappedFile::open(image.try_clone().unwrap(), xip_segment::Access::ReadOnly).unwrap();
+    let volume = xip::Volume::from_device(device).unwrap();
+    let options = xip_run::Options::new("/bin/true");
+    assert!(matches!(xip_run::run(&volume, &image, &options), Err(xip_run::Error::NotSealed)));
+}
+
 #[test]
 fn nothing_takes_the_place_of_the_page_of_code() {
     case("page");

@@ -71,6 +71,34 @@ fn a_dead_writer_is_in_nobodys_way_and_the_length_stays() {
     assert_eq!(ftruncate(&writer, 1 << 20), Err(Errno::PERM));
 }
 
+/// A save takes time, in which another memory can get the name.
+#[test]
+fn a_save_is_noted_of_the_memory_that_was_saved() {
+    let world = World::new();
+    let (first, second) = (world.image("a", 30, 1), world.image("b", 30, 2));
+    let saved = load(&world, &first, "rw");
+    saved.device_writable().unwrap().write(0, b"changed").unwrap();
+    let content = || world.store().get("rw").unwrap().info().content.clone();
+    let loaded = content();
+    world.store().note_saved(&saved).unwrap();
+    assert_ne!(content(), loaded);
+    assert!(world.store().get("rw").unwrap().image_has_changed().unwrap(), "it has the bytes of before");
+    // Its times do not matter, and its bytes do.
+    let other = world.store().get("rw").unwrap();
+    fs::copy(&second, &first).unwrap();
+    assert!(other.image_has_changed().unwrap());
+    fs::remove_file(&first).unwrap();
+    assert!(!other.image_has_changed().unwrap(), "one that is gone loses nothing");
+
+    world.store().remove("rw", true).unwrap();
+    let next = load(&world, &second, "rw");
+    let loaded = content();
+    assert_eq!(loaded, next.info().content);
+    world.store().note_saved(&saved).unwrap();
+    assert_eq!(content(), loaded);
+    assert!(!next.image_has_changed().unwrap());
+}
+
 #[test]
 fn its_memory_and_name_are_its_own() {
     let world = World::new();

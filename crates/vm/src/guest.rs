@@ -6,7 +6,7 @@ use crate::kernel::Kernel;
 use crate::qemu::{ALIGNMENT, Attach, Machine, Qemu, inherited as path_of};
 use crate::said::{Ended, Mounted, Said, refused};
 use crate::share::{Serving, Share, handle_of, starting};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_get_seals, memfd_create};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::dup;
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::VecDeque;
@@ -140,7 +140,7 @@ impl Guest {
     /// # Errors
     /// [`Error::NotSealed`], [`Error::Size`], [`Error::NoInit`], [`Error::System`].
     pub fn start(qemu: &Qemu, segment: BorrowedFd<'_>, size: u64, options: &Options) -> Result<(Self, Streams)> {
-        if !fcntl_get_seals(segment).is_ok_and(|seals| seals.contains(SealFlags::WRITE | SealFlags::SHRINK)) {
+        if !xip_segment::is_sealed(segment) {
             return Err(Error::NotSealed);
         }
         if options.attach.is_memory() && !size.is_multiple_of(ALIGNMENT) {

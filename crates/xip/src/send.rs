@@ -41,7 +41,8 @@ pub(crate) fn piece(device: &Backing, to: BorrowedFd<'_>, piece: Piece<'_>) -> i
 fn stored(device: &Backing, to: BorrowedFd<'_>, region: Region<'_>) -> io::Result<usize> {
     if let (Some(file), Ok(start)) = (device.mapped(), device.direct_access(PageNo(0), 1)) {
         let mut at = file.start() + (region.as_ptr().addr() - start.as_ptr().addr()) as u64;
-        match rustix::fs::sendfile(to, file.fd(), Some(&mut at), region.len()) {
+        let mut send = || rustix::fs::sendfile(to, file.fd(), Some(&mut at), region.len());
+        match rustix::io::retry_on_intr(&mut send) {
             // Not to a file that is open to append, and from no file system that cannot splice.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             other => return Ok(other?),
@@ -96,10 +97,5 @@ pub(crate) fn copied(file: &File, to: BorrowedFd<'_>, offset: u64, count: usize)
 }
 
 fn write(to: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match rustix::io::write(to, bytes) {
-            Err(Errno::INTR) => {}
-            other => return Ok(other?),
-        }
-    }
+    Ok(rustix::io::retry_on_intr(|| rustix::io::write(to, bytes))?)
 }

@@ -39,13 +39,16 @@ pub(crate) fn warn(problems: &[Error]) {
 
 /// As [`named`], for one who does not need a store if it is an image.
 pub(crate) fn found(source: &Path) -> Result<Option<Segment>, Failure> {
-    if source.as_os_str().as_bytes().contains(&b'/') { Ok(None) } else { named(&store()?, source) }
+    if is_path(source) { Ok(None) } else { named(&store()?, source) }
+}
+
+fn is_path(source: &Path) -> bool {
+    source.as_os_str().as_bytes().contains(&b'/')
 }
 
 /// The segment that `source` means: one if there is one of that name. `None`: it is an image, as is anything with a slash.
 pub(crate) fn named(store: &Store, source: &Path) -> Result<Option<Segment>, Failure> {
-    let is_path = source.as_os_str().as_bytes().contains(&b'/');
-    let Some(name) = source.to_str().filter(|_| !is_path) else { return Ok(None) };
+    let Some(name) = source.to_str().filter(|_| !is_path(source)) else { return Ok(None) };
     match store.get(name) {
         Err(Error::NoSegment { .. } | Error::BadName { .. }) if source.exists() => Ok(None),
         Err(Error::NoSegment { directory, .. }) => {

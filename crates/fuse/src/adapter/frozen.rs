@@ -5,7 +5,7 @@
 
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
+    reply_server, reply_statfs, reply_xattr, reply_xattrs, seek_asked,
 };
 use crate::reads::{Reads, tell};
 use crate::session::SERVER;
@@ -132,8 +132,7 @@ impl Filesystem for Server {
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
         if name == SERVER {
-            // Never what the volume may have under this name.
-            return reply_xattr(reply, size, Ok(server(self.name.as_ref(), ino, name)));
+            return reply_server(reply, size, ino, self.name.as_ref());
         }
         let value = self.tree.inode_no(ino.0).and_then(|number| match number {
             Some(number) => self.tree.volume.inodes().xattr(number, name.as_bytes()).map_err(|error| error.errno()),

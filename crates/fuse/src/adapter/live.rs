@@ -9,7 +9,7 @@
 
 use super::{
     WANTED, agree, reply_attr, reply_entries, reply_entries_plus, reply_entry, reply_link, reply_read, reply_seek,
-    reply_statfs, reply_xattr, reply_xattrs, seek_asked, server,
+    reply_server, reply_statfs, reply_xattr, reply_xattrs, seek_asked,
 };
 use crate::live::{Caller, Live, New, Set, Space};
 use crate::session::SERVER;
@@ -351,12 +351,10 @@ impl Filesystem for Server {
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         tracing::trace!(ino = ino.0, ?name, "getxattr");
-        // Never what the volume may have under this name.
-        let value = match server(self.name.as_ref(), ino, name) {
-            None if name != SERVER => self.live.xattr(ino.0, name.as_bytes()),
-            server => Ok(server),
-        };
-        reply_xattr(reply, size, value);
+        if name == SERVER {
+            return reply_server(reply, size, ino, self.name.as_ref());
+        }
+        reply_xattr(reply, size, self.live.xattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -11,7 +11,7 @@ mod live;
 use crate::error::Error;
 use crate::live::Live;
 use crate::reads::Reads;
-use crate::session::{SERVER, ServeOptions};
+use crate::session::ServeOptions;
 use crate::tree::{Attributes, Entry, Tree};
 use fuser::{
     Config, Errno, FileAttr, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, ReplyAttr, ReplyData,
@@ -198,9 +198,10 @@ fn reply_statfs(reply: ReplyStatfs, volume: &Volume) {
     }
 }
 
-/// Who serves it, for one who asks that of the root directory.
-fn server(ours: Option<&String>, ino: INodeNo, name: &OsStr) -> Option<Vec<u8>> {
-    ours.filter(|_| ino == INodeNo::ROOT && name == SERVER).map(|ours| ours.clone().into_bytes())
+/// [`SERVER`](crate::SERVER) of a file: the root directory alone has it, whatever the volume may have under this name.
+fn reply_server(reply: ReplyXattr, size: u32, ino: INodeNo, ours: Option<&String>) {
+    let ours = ours.filter(|_| ino == INodeNo::ROOT);
+    reply_xattr(reply, size, Ok(ours.map(|ours| ours.clone().into_bytes())));
 }
 
 fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Option<Vec<u8>>, i32>) {
