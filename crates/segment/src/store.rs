@@ -181,8 +181,11 @@ impl Store {
         if here.is_some() && self.exclusive {
             return Err(exclusive());
         }
+        // One that can be written has its name to itself, and is no copy of an image.
+        let is_exclusive = here.as_ref().is_some_and(|segment| segment.info().exclusive);
+        let here = here.filter(|_| !is_exclusive);
         // A quick answer first: the file has not changed since it was loaded. The hash is the judge otherwise.
-        let known = |segment: &Segment| segment.stamp() == Some(image.stamp) && !segment.info().exclusive;
+        let known = |segment: &Segment| segment.stamp() == Some(image.stamp);
         let enough = self.exclusive || here.as_ref().is_some_and(known);
         let mut alike = if enough { Vec::new() } else { self.list()?.segments };
         alike.retain(|segment| segment.info().size == image.size && !segment.info().exclusive);
@@ -193,24 +196,26 @@ impl Store {
             None if alike.is_empty() => None,
             None => Some(image.hash(progress)?),
         };
-        let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref() && !segment.info().exclusive;
+        let is_it = |segment: &Segment| Some(&segment.info().content) == content.as_ref();
         let other = here.as_ref().filter(|segment| !is_it(segment));
-        let other = other.map(|segment| (segment.info().clone(), segment.is_temporary()));
+        let other = other.map(|segment| (segment.info().image.clone(), segment.is_temporary()));
         // Drops the one that has the name: it is not in use by us.
         let same = here.into_iter().chain(alike).find(is_it);
         let mut place = Place { lock: &lock, temporary: self.temporary, over: None };
         match other {
-            None => {}
-            Some((other, temporary)) if !other.exclusive && (self.replacing || other.image == image.path) => {
+            None if !is_exclusive => {}
+            Some((other, temporary)) if self.replacing || other == image.path => {
                 place.temporary &= temporary;
                 place.over = Some(name::replaced(&wanted, &self.directory.names()?));
             }
-            Some((other, _)) => {
-                return match same {
+            other => {
+                return match (same, other) {
                     // This one may be there under another name.
-                    Some(segment) if name.is_none() && !segment.info().replaced => Ok(Loaded::same(segment, wanted)),
-                    _ if other.exclusive => Err(exclusive()),
-                    _ => Err(Error::NameTaken { name: wanted, other: other.image }),
+                    (Some(segment), _) if name.is_none() && !segment.info().replaced => {
+                        Ok(Loaded::same(segment, wanted))
+                    }
+                    (_, Some((other, _))) => Err(Error::NameTaken { name: wanted, other }),
+                    (_, None) => Err(exclusive()),
                 };
             }
         }
